@@ -1,0 +1,117 @@
+"""Signed distances (negative inside, millimetres) and the canvas on which tissues are painted in order."""
+from __future__ import annotations
+
+import numpy as np
+
+from phantom.grid import Grid
+from phantom.tissues import TISSUE_ID
+
+LEFT, RIGHT = 1, -1
+SIDES = (RIGHT, LEFT)
+Point = tuple[float, float, float]              # (x, y, z) [mm]
+
+
+def mirrored(point: Point, side: int) -> Point:
+    """A point given for the patient's left, on the side wanted."""
+    return point[0] * side, point[1], point[2]
+
+
+def ellipsoid_distance(x, y, z, centre: Point, radii: Point) -> np.ndarray:
+    """Approximate signed distance [mm] to an ellipsoid: exact on the surface, scaled by a mean radius off it."""
+    q = np.sqrt(((x - centre[0]) / radii[0]) ** 2 + ((y - centre[1]) / radii[1]) ** 2 + ((z - centre[2]) / radii[2]) ** 2)
+    return (q - 1) * np.float32(0.6 * min(radii) + 0.4 * np.mean(radii))
+
+
+def capsule_distance(x, y, z, start: Point, end: Point, radius: float, end_radius: float | None = None,
+                     stretch: Point = (1, 1, 1)) -> np.ndarray:
+    """Signed distance [mm] to a rod with round ends, tapering to `end_radius`; `stretch` widens it along x, y, z."""
+    end_radius = radius if end_radius is None else end_radius
+    sx, sy, sz = stretch
+    axis = (np.asarray(end, np.float32) - np.asarray(start, np.float32)) / np.asarray(stretch, np.float32)
+    px, py, pz = (x - start[0]) / sx, (y - start[1]) / sy, (z - start[2]) / sz
+    along = (px * axis[0] + py * axis[1] + pz * axis[2]) / max(float(axis @ axis), 1e-6)
+    along = np.clip(along, 0, 1)
+    off_axis = np.sqrt((px - axis[0] * along) ** 2 + (py - axis[1] * along) ** 2 + (pz - axis[2] * along) ** 2)
+    return (off_axis - (radius + (end_radius - radius) * along)) * np.float32(np.mean(stretch))
+
+
+def smooth_union(a, b, blend_mm: float) -> np.ndarray:
+    """Union of two signed distances with a fillet of about `blend_mm` (the polynomial smooth minimum)."""
+    h = np.clip(0.5 + 0.5 * (b - a) / blend_mm, 0, 1)
+    return b + (a - b) * h - blend_mm * h * (1 - h)
+
+
+class Canvas:
+    """Volumes being painted: HU, T1c and T2w signal per voxel, the tissue label, and named organs.
+
+    x, y, z: (z, y, x) each, the voxel's position in the *reference* head [mm]: shapes are drawn there, and the random
+    warp from patient to reference is what makes every patient different. signals: (tissue, 3) as painted.
+    """
+
+    def __init__(self, grid: Grid, signals: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray):
+        self.grid, self.signals = grid, signals
+        self.x, self.y, self.z = (np.ascontiguousarray(axis, dtype=np.float32) for axis in (x, y, z))
+        self.values = np.empty((3, *grid.shape), np.float32)
+        self.values[:] = signals[TISSUE_ID["air"]][:, None, None, None]
+        self.label = np.zeros(grid.shape, np.uint8)
+        self.organs: dict[str, np.ndarray] = {}
+        self.edge_mm = np.float32(np.mean(grid.spacing_mm))            # width of the partial-volume edge
+        grid_z, grid_y, grid_x = grid.mesh()
+        self.margin_mm = [float(np.abs(reference - voxel).max()) + 3 for reference, voxel in
+                          ((self.z, grid_z), (self.y, grid_y), (self.x, grid_x))]
+
+    def box(self, low: Point, high: Point) -> tuple[slice, slice, slice]:
+        """The voxels that a shape between two corners (x, y, z) of the reference head can reach."""
+        slices = []
+        for axis, first, last, margin in zip((self.grid.z_mm, self.grid.y_mm, self.grid.x_mm), reversed(low),
+                                             reversed(high), self.margin_mm, strict=True):
+            slices.append(slice(int(np.searchsorted(axis, first - margin)), int(np.searchsorted(axis, last + margin))))
+        return tuple(slices)
+
+    def paint(self, tissue: str, distance: np.ndarray, where=..., mask: np.ndarray | None = None,
+              organ: str | None = None, edge_mm: float | None = None) -> None:
+        """Cover the inside of `distance` with a tissue; voxels on the edge are mixed by their share.
+
+        `where`: the box that `distance` covers. mask: full grid, 0..1, limits the paint. organ: also remember it.
+        """
+        share = np.clip(np.float32(0.5) - distance / (edge_mm or self.edge_mm), 0, 1)
+        if mask is not None:
+            share = share * mask[where]
+        for channel, signal in enumerate(self.signals[TISSUE_ID[tissue]]):
+            view = self.values[channel][where]
+            view += share * (signal - view)
+        inside = share > 0.5
+        self.label[where][inside] = TISSUE_ID[tissue]
+        if organ:
+            self.organ(organ)[where][inside] = True
+
+    def organ(self, name: str) -> np.ndarray:
+        return self.organs.setdefault(name, np.zeros(self.grid.shape, bool))
+
+    def is_tissue(self, *names: str) -> np.ndarray:
+        return np.isin(self.label, [TISSUE_ID[name] for name in names])
+
+    def ellipsoid(self, tissue: str, centre: Point, radii: Point, bump: np.ndarray | None = None, **paint) -> None:
+        """Paint an ellipsoid; bump: full grid [mm], added to the distance (an irregular surface)."""
+        where = self.box(np.subtract(centre, radii), np.add(centre, radii))
+        distance = ellipsoid_distance(self.x[where], self.y[where], self.z[where], centre, radii)
+        if bump is not None:
+            distance = distance + bump[where]
+        self.paint(tissue, distance, where, **paint)
+
+    def capsule(self, tissue: str, start: Point, end: Point, radius: float, end_radius: float | None = None,
+                stretch: Point = (1, 1, 1), **paint) -> None:
+        self.paint(tissue, *self.capsule_in_box(start, end, radius, end_radius, stretch), **paint)
+
+    def bone(self, start: Point, end: Point, radius: float, end_radius: float | None = None, stretch: Point = (1, 1, 1),
+             shell_mm: float = 1.6, **paint) -> None:
+        """A capsule of spongy bone in a cortical shell."""
+        distance, where = self.capsule_in_box(start, end, radius, end_radius, stretch)
+        self.paint("cortical bone", distance, where, **paint)
+        self.paint("spongy bone", distance + shell_mm, where, **paint)
+
+    def capsule_in_box(self, start: Point, end: Point, radius: float, end_radius: float | None, stretch: Point):
+        reach = max(radius, end_radius or radius) * np.asarray(stretch)
+        where = self.box(np.minimum(start, end) - reach, np.maximum(start, end) + reach)
+        distance = capsule_distance(self.x[where], self.y[where], self.z[where], start, end, radius, end_radius, stretch)
+        return distance, where

@@ -1,0 +1,149 @@
+"""The house rules that a program can check: imports flow one way, and notebooks stay notebooks."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+import jupytext
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TIERS = [
+    {"errors"},
+    {"intensity", "vae", "decoder", "mapper", "losses", "baselines", "metrics", "gamma", "dose"}
+    | {"figures", "explore", "runs", "pages", "report"},
+    {"cases"},
+    {"train"},
+    {"translate"},
+    {"profiles"},
+    {"evaluation"},
+    {"stages"},
+    {"notebooks"},
+    {"__main__"},
+    {"__init__"},                                            # the public names; nothing inside the library imports them
+]
+NAMELESS = {"utils", "util", "misc", "common", "helpers", "helper", "tools", "lib"}
+MODULES = sorted((ROOT / "vaelite").glob("*.py"))
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.py"))
+
+
+def tier(module: str) -> int:
+    positions = [number for number, names in enumerate(TIERS) if module in names]
+    assert positions, f"give vaelite/{module}.py a tier in this test"
+    return positions[0]
+
+
+def siblings(source: str) -> set[str]:
+    """The vaelite modules that a module imports, wherever in it the import stands."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".", 1)[1] for alias in node.names if alias.name.startswith("vaelite.")}
+            found |= {"__init__" for alias in node.names if alias.name == "vaelite"}
+        elif isinstance(node, ast.ImportFrom):
+            origin = "vaelite." + (node.module or "") if node.level else node.module
+            if origin.rstrip(".") == "vaelite":
+                modules = {path.stem for path in MODULES}
+                found |= {alias.name if alias.name in modules else "__init__" for alias in node.names}
+            elif origin.startswith("vaelite."):
+                found.add(origin.split(".")[1])
+    return found
+
+
+def cells(notebook: Path, kind: str = "code") -> list:
+    return [cell for cell in jupytext.read(notebook).cells if cell.cell_type == kind]
+
+
+def tags(cell) -> set[str]:
+    return set(cell.metadata.get("tags", []))
+
+
+def test_every_form_of_import_is_seen():
+    source = (
+        "import vaelite.cases\nfrom vaelite.dose import dvh\nfrom vaelite import errors\nfrom . import runs\n"
+        "def late():\n    from .figures import draw_dvh\nfrom vaelite import load_cases\nimport numpy\n"
+    )
+    seen = siblings(source) - {"errors", "runs"}             # these two are seen as modules once their files exist
+    assert seen >= {"cases", "dose", "figures", "__init__"} and "numpy" not in seen
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_a_module_imports_only_from_tiers_below_its_own(path):
+    wrong = sorted(name for name in siblings(path.read_text()) if tier(name) >= tier(path.stem))
+    assert wrong == [], f"{path.name} (tier {tier(path.stem)}) imports {', '.join(wrong)}"
+
+
+def test_every_file_is_named_after_what_it_is_about():
+    folders = [ROOT / name for name in ("vaelite", "data_scripts", "tests", "notebooks")]
+    files = [path for folder in folders for path in folder.rglob("*.py")]
+    assert [str(path.relative_to(ROOT)) for path in files if path.stem in NAMELESS] == []
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_the_library_knows_nothing_of_the_scripts_that_make_data(path):
+    scripts = {script.stem for script in (ROOT / "data_scripts").glob("*")} | {"data_scripts"}
+    imports = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)]
+    roots = {name.split(".")[0] for node in imports for name in [getattr(node, "module", None) or node.names[0].name]}
+    assert roots & scripts == set()
+
+
+def test_no_executed_notebook_is_tracked():
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git clone")
+    tracked = listed.stdout.splitlines()
+    assert [name for name in tracked if name.endswith(".ipynb") or name.startswith(("data/", "runs/"))] == []
+
+
+def test_the_four_notebooks_are_there():
+    names = [path.stem for path in NOTEBOOKS]
+    assert names == ["01_vae", "02_latent_mapper", "03_decoder_finetune", "04_eval_dosimetry"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+class TestNotebook:
+    def test_has_a_header_that_names_the_kernel(self, path):
+        assert jupytext.read(path).metadata.kernelspec.name == "python3"
+        assert "format_name: percent" in path.read_text()
+
+    def test_opens_with_a_card_and_one_parameters_cell(self, path):
+        card = cells(path, "markdown")[0].source
+        assert [word for word in ("Goal", "Time", "Needs", "Makes", "You should know") if word not in card] == []
+        assert sum("parameters" in tags(cell) for cell in cells(path)) == 1
+        assert "parameters" in tags(cells(path)[0]), "the parameters are the first code"
+        names = {node.targets[0].id for node in ast.parse(cells(path)[0].source).body if isinstance(node, ast.Assign)}
+        assert {"profile_name", "data_dir", "run_dir"} <= names
+
+    def test_each_exercise_has_a_check_and_a_hidden_solution(self, path):
+        steps = [step for cell in cells(path) for step in ("exercise", "check", "solution") if step in tags(cell)]
+        assert steps and steps == ["exercise", "check", "solution"] * (len(steps) // 3)
+        solutions = [cell for cell in cells(path) if "solution" in tags(cell)]
+        assert all(cell.metadata.get("jupyter", {}).get("source_hidden") for cell in solutions)
+
+    def test_cells_are_short(self, path):
+        long = [cell.source.splitlines()[0] for cell in cells(path) if len(cell.source.splitlines()) > 25]
+        assert long == [], "at most 25 lines; longer code belongs in vaelite/"
+
+    def test_training_loops_live_in_the_library(self, path):
+        assert [cell.source for cell in cells(path) if ".backward()" in cell.source] == []
+
+    def test_has_explorer_and_closing(self, path):
+        assert any("explore(" in cell.source for cell in cells(path))
+        closing = " ".join(cell.source for cell in cells(path, "markdown")[-2:])
+        assert [part for part in ("What we did", "What it cannot do", "Next") if part not in closing] == []
+
+
+def test_no_function_is_defined_twice_across_notebooks():
+    homes = Counter()
+    for path in NOTEBOOKS:
+        trees = [ast.parse(_without_magics(cell.source)) for cell in cells(path)]
+        nodes = {node.name for tree in trees for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+        homes.update(nodes)                                  # a set: an exercise and its solution share a name
+    assert [name for name, count in homes.items() if count > 1] == []
+
+
+def _without_magics(source: str) -> str:
+    return "\n".join(line for line in source.splitlines() if not line.lstrip().startswith(("%", "!")))

@@ -1,0 +1,1 @@
+"""vaelite: a notebook-first teaching and prototyping kit for medical image translation."""

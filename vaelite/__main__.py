@@ -1,0 +1,156 @@
+"""The command line: the same functions the notebooks call. `vaelite --help` lists the commands."""
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from .errors import VaeliteError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; 0 when it did what it says, 1 with one message on standard error when it could not."""
+    options = parser().parse_args(arguments)
+    try:
+        options.command(options)
+    except VaeliteError as error:
+        print(f"vaelite: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("vaelite: stopped; finished stages are kept.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="vaelite", description="Medical image translation through a shared latent space. "
+                                  "For research and teaching; not a medical device.")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, function, help: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=help, description=help)
+        sub.set_defaults(command=function)
+        return sub
+
+    for name, help in (("vae", "stage 1: train the shared VAE"), ("mapper", "stage 2: train the latent mapper"),
+                       ("finetune", "stage 3: fine-tune the decoder, choose it per direction on validation"),
+                       ("unet", "train the image-space baseline for as long as the three stages took")):
+        sub = command(name, train_stage, help)
+        sub.set_defaults(stage=name)
+        sub.add_argument("--profile", default="laptop", help="smoke, laptop or paper")
+        sub.add_argument("--data", required=True, type=Path, help="data set folder (holds dataset.json)")
+        sub.add_argument("--run", required=True, type=Path, help="run folder")
+        sub.add_argument("--set", nargs="*", default=[], metavar="KNOB=VALUE", help="change single knobs, e.g. vae.factor=16")
+
+    sub = command("evaluate", evaluate_run, "judge a finished run on its test patients and write report.json")
+    sub.add_argument("run", type=Path)
+    sub.add_argument("--data", required=True, type=Path)
+
+    sub = command("translate", translate_file, "translate one NIfTI volume; the result has the same grid and affine")
+    sub.add_argument("run", type=Path)
+    sub.add_argument("input", type=Path)
+    sub.add_argument("output", type=Path)
+    sub.add_argument("--source", required=True, help="modality of the input: CBCT, CT, T1c or T2w")
+    sub.add_argument("--target", required=True, help="modality of the output")
+    sub.add_argument("--method", default="vaelite", help="vaelite, unet, ridge, ...")
+
+    sub = command("check", check_data, "read a data set to the last byte and say what is wrong with it, or that it is sound")
+    sub.add_argument("data", type=Path)
+
+    sub = command("report", print_report, "print the tables of a run's report.json as Markdown")
+    sub.add_argument("run", type=Path)
+
+    sub = command("config", print_config, "print a profile's knobs as JSON, or the value of one knob")
+    sub.add_argument("profile", nargs="?", default="laptop")
+    sub.add_argument("knob", nargs="?")
+
+    sub = command("run-all", run_all, "execute the four notebooks in order and leave a report")
+    sub.add_argument("--profile", default="laptop")
+    sub.add_argument("--data", required=True, type=Path)
+    sub.add_argument("--run", required=True, type=Path)
+    return top
+
+
+def train_stage(options: argparse.Namespace) -> None:
+    from . import stages
+    from .cases import load_cases
+    from .profiles import profile
+    from .runs import open_run
+
+    functions = {"vae": stages.train_vae, "mapper": stages.train_mapper,
+                 "finetune": stages.finetune_decoder, "unet": stages.train_unet}
+    cfg = profile(options.profile, **dict(knob_and_value(text) for text in options.set))
+    functions[options.stage](cfg, load_cases(options.data), open_run(options.run))
+
+
+def knob_and_value(text: str) -> tuple[str, object]:
+    """'vae.factor=16' -> ("vae.factor", 16); values are JSON, anything else is a string."""
+    knob, equals, value = text.partition("=")
+    if not equals:
+        raise VaeliteError(f"--set takes KNOB=VALUE, got '{text}'.")
+    try:
+        return knob, json.loads(value)
+    except json.JSONDecodeError:
+        return knob, value
+
+
+def evaluate_run(options: argparse.Namespace) -> None:
+    from .cases import load_cases
+    from .report import report_tables
+    from .runs import open_run
+    from .stages import evaluate
+
+    print(report_tables(evaluate(load_cases(options.data), open_run(options.run))))
+
+
+def translate_file(options: argparse.Namespace) -> None:
+    from .cases import load_volume, save_volume
+    from .runs import open_run
+    from .stages import load_translator
+    from .translate import translate
+
+    translator = load_translator(open_run(options.run))
+    volume = load_volume(options.input, options.source)
+    save_volume(translate(volume, options.source, options.target, translator, options.method), options.output)
+    print(f"{options.output}: {options.target} from {options.source}, {options.method}. Research and teaching only.")
+
+
+def check_data(options: argparse.Namespace) -> None:
+    from .cases import data_fingerprint, load_cases
+
+    cases = load_cases(options.data)
+    print(f"{'case':<16}{'split':<12}{'modalities':<22}{'spacing z y x [mm]':<22}structures")
+    for case in cases:
+        spacing = " ".join(f"{s:.2f}" for s in case.spacing_mm)
+        print(f"{case.name:<16}{case.split:<12}{' '.join(case.modalities):<22}{spacing:<22}{len(case.structure_names)}")
+    print(f"{len(cases)} cases, no problem found. Fingerprint {data_fingerprint(options.data)[:12]}.")
+
+
+def print_report(options: argparse.Namespace) -> None:
+    from .report import report_tables
+    from .runs import open_run
+
+    print(report_tables(open_run(options.run).report()))
+
+
+def print_config(options: argparse.Namespace) -> None:
+    from .profiles import knobs, profile
+
+    values = knobs(profile(options.profile))
+    if options.knob is None:
+        print(json.dumps(values, indent=1))
+    elif options.knob in values:
+        print(values[options.knob])
+    else:
+        raise VaeliteError(f"There is no knob called '{options.knob}'. `vaelite config {options.profile}` lists them.")
+
+
+def run_all(options: argparse.Namespace) -> None:
+    from .notebooks import run_notebooks
+
+    run_notebooks(None, {"profile_name": options.profile, "data_dir": str(options.data), "run_dir": str(options.run)}, options.run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

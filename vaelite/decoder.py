@@ -1,0 +1,89 @@
+"""Stage 3: the decoder, fine-tuned on mapped latents and guided by the source image.
+
+A mapped latent is not a true one: the stage-1 decoder draws its errors faithfully. Here a copy of that decoder learns
+to draw the target from mapped latents, with the source slice at hand for the detail that 8 x or 16 x compression lost.
+Every added part starts at zero, so fine-tuning starts exactly at the stage-1 decoder. The guidance is our choice; the
+paper says only that the decoder is fine-tuned.
+"""
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """Shape of the guide. Its widths are the decoder's own, so that features can be added level by level."""
+
+    condition_width: int = 128
+    blocks: int = 1
+    modalities: int = 4
+
+
+class ConditionedBlock(nn.Module):
+    """Residual block whose normalised input is scaled and shifted by the condition (FiLM, Perez et al. 2018)."""
+
+    def __init__(self, width: int, condition_width: int):
+        super().__init__()
+        self.norm = nn.GroupNorm(8, width, affine=False)
+        self.film = nn.Linear(condition_width, 2 * width)
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        scale, shift = self.film(condition)[:, :, None, None].chunk(2, dim=1)
+        return x + self.conv2(F.silu(self.conv1(self.norm(x) * (1 + scale) + shift)))
+
+
+class SourceGuide(nn.Module):
+    """Images (b, c, H, W) and a condition (b, d) -> one feature map for each level of the decoder, finest first."""
+
+    def __init__(self, channels: int, widths: tuple[int, ...], stem_factor: int, config: DecoderConfig):
+        super().__init__()
+        self.stem_factor = stem_factor
+        self.stem = nn.Conv2d(channels * stem_factor**2, widths[0], 3, padding=1)
+        self.levels = nn.ModuleList(
+            nn.ModuleList(ConditionedBlock(w, config.condition_width) for _ in range(config.blocks)) for w in widths)
+        self.down = nn.ModuleList(nn.Conv2d(4 * a, b, 1) for a, b in zip(widths[:-1], widths[1:]))
+        self.skips = nn.ModuleList(nn.Conv2d(w, w, 1) for w in widths)
+        for skip in self.skips:                              # silent at the start
+            nn.init.zeros_(skip.weight)
+            nn.init.zeros_(skip.bias)
+
+    def forward(self, images: Tensor, condition: Tensor) -> list[Tensor]:
+        h = self.stem(F.pixel_unshuffle(images, self.stem_factor))
+        features = []
+        for i, level in enumerate(self.levels):
+            if i > 0:
+                h = self.down[i - 1](F.pixel_unshuffle(h, 2))
+            for block in level:
+                h = block(h, condition)
+            features.append(self.skips[i](h))
+        return features
+
+
+class GuidedDecoder(nn.Module):
+    """Mapped latent + linear draft + source slice -> target slice.
+
+    z: (b, k, h, w) mapped latents; draft: (b, 1, H, W) = vae.linear_decode(z); x: (b, 1, H, W) the source slice in
+    [-1, 1]; source, target: (b,) modality numbers -> (b, 1, H, W).
+    """
+
+    def __init__(self, decoder: nn.Module, widths: tuple[int, ...], config: DecoderConfig):
+        super().__init__()
+        self.config = config
+        self.decoder = copy.deepcopy(decoder)                # starts as the stage-1 decoder, which stays as it is
+        self.source_embedding = nn.Embedding(config.modalities, config.condition_width)
+        self.target_embedding = nn.Embedding(config.modalities, config.condition_width)
+        self.guide = SourceGuide(2, widths, decoder.stem_factor, config)
+        self.copy_share = nn.Parameter(torch.zeros(config.modalities, config.modalities))
+
+    def forward(self, z: Tensor, draft: Tensor, x: Tensor, source: Tensor, target: Tensor) -> Tensor:
+        condition = F.silu(self.source_embedding(source) + self.target_embedding(target))
+        skips = self.guide(torch.cat([x, draft], 1), condition)
+        share = self.copy_share[source, target][:, None, None, None]         # where source and target nearly agree
+        return draft + share * (x - draft) + self.decoder(z, skips)

@@ -1,0 +1,118 @@
+"""Every knob of the kit in one tree, and three sizes of it: smoke, laptop, paper.
+
+A profile is a dictionary of dotted overrides and nothing else; the same call makes a configuration in a notebook, on
+the command line and in a test: profile("laptop", **{"vae_fit.steps": 50}).
+"""
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any
+
+from .baselines import UNetConfig
+from .decoder import DecoderConfig
+from .dose import DoseConfig
+from .errors import VaeliteError
+from .mapper import MapperConfig
+from .train import FitConfig
+from .vae import VAEConfig
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Size of the slices the models see, and the number of patients of the phantom cohort made for the profile."""
+
+    size: int = 128                                          # pixels in plane; other grids are resized and padded to it
+    cases: int = 36
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the losses; our choice."""
+
+    ssim: float = 0.2
+    kl: float = 1e-4                                         # per latent
+
+
+@dataclass(frozen=True)
+class Config:
+    """The whole configuration. The defaults are the laptop profile, the one the notebooks explain."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    vae: VAEConfig = field(default_factory=VAEConfig)
+    vae_fit: FitConfig = field(default_factory=lambda: FitConfig(steps=700, learning_rate=1e-3))
+    mapper: MapperConfig = field(default_factory=MapperConfig)
+    mapper_fit: FitConfig = field(default_factory=lambda: FitConfig(steps=350, batch=32, learning_rate=1.5e-3))
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    decoder_fit: FitConfig = field(default_factory=lambda: FitConfig(steps=900, learning_rate=2e-3))
+    unet: UNetConfig = field(default_factory=UNetConfig)
+    unet_fit: FitConfig = field(default_factory=lambda: FitConfig(learning_rate=4e-3))    # trained for the method's seconds
+    dose: DoseConfig = field(default_factory=DoseConfig)
+    device: str = "auto"                                     # "auto": a CUDA GPU if there is one, else the CPU
+    seed: int = 0
+    profile: str = "laptop"
+
+
+PROFILES: dict[str, dict[str, Any]] = {
+    "laptop": {},
+    "smoke": {"data.size": 64, "data.cases": 6, "vae_fit.steps": 40, "mapper_fit.steps": 40, "decoder_fit.steps": 60,
+              "mapper.depth": 2, "dose.cases": 1, "dose.bixel_mm": 12.0},
+    "paper": {"data.size": 256, "data.cases": 87, "vae.factor": 16, "vae.encoder_widths": (128, 256, 512),
+              "vae.decoder_widths": (64, 128, 256, 512), "vae.blocks": 2, "mapper.width": 768, "mapper.depth": 12,
+              "mapper.heads": 12, "decoder.condition_width": 512, "decoder.blocks": 2,
+              "unet.features": (64, 64, 128, 256, 512, 64),
+              "vae_fit.steps": 50_000, "mapper_fit.steps": 30_000, "decoder_fit.steps": 50_000,
+              "vae_fit.batch": 32, "mapper_fit.batch": 64, "decoder_fit.batch": 32, "unet_fit.batch": 32,
+              "vae_fit.learning_rate": 4e-4, "mapper_fit.learning_rate": 2e-4, "decoder_fit.learning_rate": 4e-4,
+              "unet_fit.learning_rate": 1e-3, "vae_fit.bf16": True, "mapper_fit.bf16": True, "decoder_fit.bf16": True,
+              "unet_fit.bf16": True, "dose.cases": 17},
+}
+
+
+def profile(name: str, **dotted: Any) -> Config:
+    """The configuration of a profile with single knobs changed, e.g. profile("smoke", **{"vae.factor": 16}).
+
+    Raises VaeliteError for an unknown profile or knob (its neighbours are named) and for a value of another type.
+    """
+    if name not in PROFILES:
+        raise VaeliteError(f"There is no profile '{name}'. Choose one of: {', '.join(PROFILES)}.")
+    return override(Config(), PROFILES[name] | {"profile": name} | dotted)
+
+
+def knobs(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Every leaf of a configuration tree as {"vae.factor": 8, ...}."""
+    out: dict[str, Any] = {}
+    for f in fields(config):
+        value = getattr(config, f.name)
+        out |= knobs(value, f"{prefix}{f.name}.") if is_dataclass(value) else {prefix + f.name: value}
+    return out
+
+
+def override(config: Any, dotted: dict[str, Any]) -> Any:
+    """A copy of `config` with the dotted knobs changed."""
+    for name, value in dotted.items():
+        known = knobs(config)
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=3) or sorted(known)[:3]
+            raise VaeliteError(f"There is no knob called '{name}'. Did you mean {', '.join(near)}?")
+        value = like(known[name], value, name)
+        head, _, leaf = name.partition(".")
+        config = replace(config, **{head: override(getattr(config, head), {leaf: value}) if leaf else value})
+    return config
+
+
+def like(default: Any, value: Any, name: str) -> Any:
+    """`value` as the type of `default`; JSON's lists become tuples again. Raises VaeliteError if it cannot be."""
+    if isinstance(default, tuple) and isinstance(value, (list, tuple)):
+        return tuple(tuple(v) if isinstance(v, list) else v for v in value)
+    if isinstance(default, float) and type(value) is int:
+        return float(value)
+    if type(value) is not type(default):
+        raise VaeliteError(f"{name} is a {type(default).__name__} (now {default!r}), got {value!r}.")
+    return value
+
+
+def from_knobs(values: dict[str, Any]) -> Config:
+    """The configuration that a manifest recorded with `knobs`."""
+    return override(Config(), values)

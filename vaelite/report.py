@@ -1,0 +1,174 @@
+"""report.json as tables that can be read: in a terminal, a notebook and the README. No figure is typed by hand.
+
+The paper's numbers stand beside ours with the reason why the two cannot be compared.
+"""
+from __future__ import annotations
+
+from typing import Any
+
+METHODS = {"vaelite": "vaelite", "unet": "U-Net", "ridge": "ridge", "copy": "copy"}
+
+# Liang et al. 2025 (doi 10.1002/mp.17912), abstract: mean +- SD over its private patients, mask and window not stated
+PAPER = {
+    ("CBCT", "CT", "MAE"): "21.60 ± 8.80", ("T1c", "CT", "MAE"): "45.23 ± 13.21", ("T2w", "CT", "MAE"): "47.55 ± 13.88",
+    ("T1c", "T2w", "PSNR"): "26.33 ± 1.36", ("T1c", "T2w", "SSIM"): "0.8521 ± 0.0221",
+    ("T2w", "T1c", "PSNR"): "26.03 ± 1.67", ("T2w", "T1c", "SSIM"): "0.8573 ± 0.0266",
+    ("reconstruction", "PSNR"): "32.80", ("reconstruction", "SSIM"): "0.9233",
+}
+NOT_COMPARABLE = "Not comparable: other patients (the paper's 87 are private), other image size, mask and window not published."
+NO_PAPER_VALUE = "the abstract gives none"
+
+
+def report_tables(report: dict[str, Any]) -> str:
+    """All tables of a report as Markdown, each with its convention and n."""
+    data, counts = report["data"], report["data"]["cases"]
+    head = (f"Run `{report['run']}` (profile {report['profile']}, seed {report['seed']}) on `{data['name']}`: "
+            f"{counts['train']} training, {counts['validation']} validation, {counts['test']} test patients; "
+            f"mean ± SD over test patients. Research and teaching only; phantom results are no clinical evidence.")
+    parts = [head, training_table(report), "## Reconstruction", reconstruction_table(report), "## Translation"]
+    parts += [translation_table(report, metric, on_grid) for metric in ("MAE", "PSNR", "SSIM") for on_grid in (False, True)]
+    if rows_of(report, table="gamma"):
+        parts += ["## Dose", gamma_table(report), dvh_table(report)]
+    parts.append(f"Paper: Liang et al. 2025, abstract. {NOT_COMPARABLE}")
+    return "\n\n".join(part for part in parts if part)
+
+
+def rows_of(report: dict[str, Any], **wanted: Any) -> list[dict[str, Any]]:
+    """The rows whose fields equal all of `wanted`, e.g. rows_of(report, table="gamma", source="T1c")."""
+    return [row for row in report["rows"] if all(row.get(key) == value for key, value in wanted.items())]
+
+
+def training_table(report: dict[str, Any]) -> str:
+    """What each network cost: parameters, steps, seconds, device."""
+    rows = [[name, f"{s['parameters']:,}", f"{s['steps']:,}", f"{s['seconds']:.0f}", s["device"]]
+            for name, s in report["stages"].items()]
+    return markdown(["network", "parameters", "steps", "seconds", "device"], rows)
+
+
+def reconstruction_table(report: dict[str, Any]) -> str:
+    """PSNR and SSIM of decode(encode(x)) per modality, in the body and over the whole grid."""
+    rows = []
+    for modality in present(report, table="reconstruction"):
+        in_body, on_grid = conventions(modality)
+        cells = [cell(report, table="reconstruction", target=modality, metric=metric, convention=convention)
+                 for metric in ("PSNR", "SSIM") for convention in (in_body, on_grid)]
+        rows.append([modality, in_body, on_grid, *cells])
+    means = [mean_of(report, metric, on_grid) for metric in ("PSNR", "SSIM") for on_grid in (False, True)]
+    rows.append(["mean", "", "", *means])
+    rows.append(["paper", "not stated", "", PAPER["reconstruction", "PSNR"], "", PAPER["reconstruction", "SSIM"], ""])
+    return markdown(["modality", "in body", "whole grid", "PSNR body [dB]", "PSNR grid [dB]", "SSIM body", "SSIM grid"], rows)
+
+
+def mean_of(report: dict[str, Any], metric: str, on_grid: bool) -> str:
+    """Mean over the modalities of the reconstruction's means."""
+    values = [row["mean"] for modality in present(report, table="reconstruction")
+              for row in rows_of(report, table="reconstruction", target=modality, metric=metric,
+                                 convention=conventions(modality)[on_grid])]
+    return number(sum(values) / len(values), metric)
+
+
+def translation_table(report: dict[str, Any], metric: str, on_grid: bool = False) -> str:
+    """One metric, all directions x all methods, the best mean in bold; in the body, or over the whole grid.
+
+    MAE is in HU where the target is CT or CBCT, else a fraction of the reference's p0.5-p99.5 range.
+    """
+    lower_is_better = metric == "MAE"
+    methods = [m for m in METHODS if rows_of(report, table="translation", method=m)]
+    lines = []
+    for source in present(report, table="translation"):
+        for target in present(report, table="translation"):
+            convention = conventions(target)[on_grid]
+            found = {m: rows_of(report, table="translation", method=m, source=source, target=target, metric=metric,
+                                convention=convention) for m in methods}
+            if not any(found.values()):
+                continue
+            means = {m: rows[0]["mean"] for m, rows in found.items() if rows}
+            best = (min if lower_is_better else max)(means, key=means.get)
+            cells = [("**{}**" if m == best else "{}").format(row_text(found[m][0])) for m in methods]
+            row = next(iter(found.values()))[0]
+            lines.append([f"{source} → {target}", row["unit"], convention, *cells, str(row["n"]),
+                          PAPER.get((source, target, metric), "–")])
+    where = "whole grid" if on_grid else "body mask"
+    return f"**{metric}, {where}**\n\n" + markdown(
+        ["direction", "unit", "convention", *[METHODS[m] for m in methods], "n", "paper (not comparable)"], lines)
+
+
+def gamma_table(report: dict[str, Any]) -> str:
+    """Gamma pass rate and target dose error of every synthetic CT."""
+    criteria = list(dict.fromkeys(row["metric"] for row in rows_of(report, table="gamma")))
+    lines = []
+    for source, method in dose_methods(report):
+        error = rows_of(report, table="dose", source=source, method=method)[0]
+        cells = [row_text(rows_of(report, table="gamma", source=source, method=method, metric=c)[0], 2) for c in criteria]
+        lines.append([source, METHODS[method], *cells, row_text(error, 2), str(error["n"])])
+    parameters = rows_of(report, table="gamma")[0]["parameters"]
+    note = (f"Gamma pass rate [%]: {parameters['mode']}, normalised to the highest prescription, cut-off "
+            f"{parameters['cutoff_percent']:g} %, reference = dose on the planning CT, {parameters['interpolation']} search, "
+            f"CT grid. MAE_target in % of the prescription. Paper: every pass rate > 99 % (criteria not published).")
+    return note + "\n\n" + markdown(
+        ["source", "synthetic CT by", *[c.replace("gamma ", "") for c in criteria], "MAE_target [%]", "n"], lines)
+
+
+def dvh_table(report: dict[str, Any], method: str | None = None) -> str:
+    """DVH differences (synthetic minus planned) of targets and the organs reported, vaelite and baselines."""
+    wanted = [row for row in rows_of(report, table="dvh", method="plan")
+              if row["metric"].endswith((" D95", " D2", " Dmax", " Dmean")) and keep_in_table(row["metric"])]
+    lines = []
+    for row in wanted:
+        cells = [row_text(found[0], 2) if (found := rows_of(report, table="dvh", source=s, method=m, metric=row["metric"]))
+                 else "–" for s, m in dose_methods(report) if method in (None, m)]
+        lines.append([row["metric"], row["unit"], row_text(row, 1), *cells])
+    header = [f"{METHODS[m]} {s}" for s, m in dose_methods(report) if method in (None, m)]
+    return "DVH: plan, and difference of each synthetic CT from it\n\n" + markdown(["metric", "unit", "plan", *header], lines)
+
+
+def keep_in_table(metric: str) -> bool:
+    """The metrics a planner asks first: targets D95 and D2, serial organs Dmax, glands Dmean."""
+    structure, _, name = metric.rpartition(" ")
+    if structure.startswith("PTV"):
+        return name in ("D95", "D2")
+    if structure in ("SpinalCord", "Brainstem"):
+        return name == "Dmax"
+    return structure.startswith("Parotid") and name == "Dmean"
+
+
+def dose_methods(report: dict[str, Any]) -> list[tuple[str, str]]:
+    """(source, method) of every synthetic CT that got a dose, sources in the order of the modalities."""
+    found = {(row["source"], row["method"]) for row in rows_of(report, table="dose")}
+    return [(s, m) for s in ("CBCT", "T1c", "T2w") for m in METHODS if (s, m) in found]
+
+
+def conventions(modality: str) -> tuple[str, str]:
+    """(in the body, over the whole grid) for a target modality."""
+    return ("synthrad2023", "grid") if modality in ("CBCT", "CT") else ("mr1", "mr1_grid")
+
+
+def present(report: dict[str, Any], **wanted: Any) -> list[str]:
+    """Modalities that are targets of such rows, in the usual order."""
+    found = {row["target"] for row in rows_of(report, **wanted)}
+    return [m for m in ("CBCT", "CT", "T1c", "T2w") if m in found]
+
+
+def cell(report: dict[str, Any], **wanted: Any) -> str:
+    rows = rows_of(report, **wanted)
+    return row_text(rows[0]) if rows else "–"
+
+
+def row_text(row: dict[str, Any], decimals: int | None = None) -> str:
+    """'mean ± SD' with decimals that suit the metric; SD is left out for a single patient."""
+    if row["mean"] is None:
+        return "–"
+    mean = number(row["mean"], row["metric"], row["unit"], decimals)
+    return mean if row["sd"] is None else f"{mean} ± {number(row['sd'], row['metric'], row['unit'], decimals)}"
+
+
+def number(value: float, metric: str, unit: str = "", decimals: int | None = None) -> str:
+    if decimals is None:
+        decimals = 3 if metric == "SSIM" or unit == "of range" else 1 if unit == "HU" else 2
+    return f"{value:.{decimals}f}"
+
+
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = ["| " + " | ".join(cells) + " |" for cells in [header, ["---"] * len(header), *rows]]
+    return "\n".join(lines)

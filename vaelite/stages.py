@@ -1,0 +1,277 @@
+"""One function per stage, called alike by the notebooks, the command line and the tests."""
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .baselines import ConditionedUNet, UNetConfig, count_parameters
+from .cases import Case, SliceSet, data_fingerprint, load_slices
+from .decoder import DecoderConfig, GuidedDecoder
+from .errors import VaeliteError
+from .evaluation import build_report, evaluate_dose, evaluate_images
+from .intensity import MODALITIES
+from .losses import image_loss, kl_divergence
+from .mapper import LatentMapper, MapperConfig
+from .profiles import Config, from_knobs, knobs, like
+from .runs import Run
+from .train import FitResult, PrintProgress, directions, draw_pairs, draw_slices, fit
+from .translate import Translator
+from .vae import VAE, VAEConfig
+
+OnStep = Callable[[str, int, float, dict[str, float]], None]
+
+
+def train_vae(cfg: Config, cases: list[Case], run: Run, on_step: OnStep | None = None) -> VAE:
+    """Stage 1: PCA in closed form, then the residual networks. Saves and returns the VAE.
+
+    cases: of all splits; training uses "train", the reported reconstruction quality "validation".
+    """
+    start = time.perf_counter()
+    device, generator = seeded(cfg, "vae")
+    slices = load_slices(split(cases, "train"), cfg.data.size)
+    vae = VAE(cfg.vae).to(device)
+    vae.fit_pca(draw_slices(slices, min(600, 4 * len(slices)), generator, device))
+
+    def batch_loss() -> dict[str, Tensor]:
+        x = draw_slices(slices, cfg.vae_fit.batch, generator, device)
+        reconstruction, posterior = vae(x, generator)
+        kl_per_latent = kl_divergence(posterior.mean, posterior.logvar).mean() / posterior.mean[0].numel()
+        image = image_loss(reconstruction, x, cfg.loss.ssim)
+        return {"loss": image + cfg.loss.kl * kl_per_latent, "image": image, "kl_per_latent": kl_per_latent}
+
+    result = fit(vae, batch_loss, cfg.vae_fit, on_step or PrintProgress(), "vae")
+    quality = reconstruction_psnr(vae, load_slices(split(cases, "validation"), cfg.data.size))
+    run.save_stage("vae", vae.state_dict(), record(cfg, cases, vae, asdict(cfg.vae), result, start, {"psnr_db": quality}))
+    return vae
+
+
+def train_mapper(cfg: Config, cases: list[Case], run: Run, on_step: OnStep | None = None) -> LatentMapper:
+    """Stage 2: ridge regression in closed form for each direction, then the transformer on what it leaves over."""
+    start = time.perf_counter()
+    vae = load_vae(run, cfg)
+    device, generator = seeded(cfg, "mapper")
+    slices = load_slices(split(cases, "train"), cfg.data.size)
+    latents = encode_slices(vae, slices)                     # encoded once, plain and mirrored
+    config = MapperConfig(**asdict(cfg.mapper) | {"latent_channels": vae.config.latent_channels})
+    mapper = LatentMapper(config).to(device)
+    sample = torch.randperm(len(slices), generator=generator)[:800]
+    mapper.fit_ridge(latents[:, sample].flatten(0, 1).to(device), slices.have[sample].repeat(2, 1).to(device))
+
+    def batch_loss() -> dict[str, Tensor]:
+        rows, source, target = draw_pairs(slices.have, cfg.mapper_fit.batch, generator)
+        mirror = torch.randint(2, rows.shape, generator=generator)
+        z, wanted = (latents[mirror, rows, m].float().to(device) for m in (source, target))
+        mapped = mapper(z, source.to(device), target.to(device))
+        return {"loss": ((mapped - wanted) / mapper.latent_deviation).abs().mean()}
+
+    result = fit(mapper, batch_loss, cfg.mapper_fit, on_step or PrintProgress(), "mapper")
+    run.save_stage("mapper", mapper.state_dict(), record(cfg, cases, mapper, asdict(config), result, start), needs=("vae",))
+    return mapper
+
+
+def finetune_decoder(cfg: Config, cases: list[Case], run: Run, on_step: OnStep | None = None) -> Translator:
+    """Stage 3: the decoder learns to draw from mapped latents; VAE and mapper stay as they are.
+
+    Fine-tuning can hurt where source and target nearly agree, so the stage-1 decoder is kept and the better of the two
+    is chosen for each direction by the mean absolute error on the validation patients.
+    """
+    start = time.perf_counter()
+    vae, mapper = load_vae(run, cfg), load_mapper(run, cfg)
+    vae.requires_grad_(False)
+    mapper.requires_grad_(False)
+    device, generator = seeded(cfg, "decoder")
+    slices = load_slices(split(cases, "train"), cfg.data.size)
+    latents = encode_slices(vae, slices)
+    decoder = GuidedDecoder(vae.decoder, vae.config.decoder_widths, cfg.decoder).to(device).requires_grad_(True)
+
+    def batch_loss() -> dict[str, Tensor]:
+        rows, source, target = draw_pairs(slices.have, cfg.decoder_fit.batch, generator)
+        mirror = torch.randint(2, rows.shape, generator=generator)
+        x, wanted = (mirrored(slices.x[rows, m], mirror).to(device) for m in (source, target))
+        s, t = source.to(device), target.to(device)
+        with torch.no_grad():
+            mapped = mapper(latents[mirror, rows, source].float().to(device), s, t)
+        prediction = decoder(mapped, vae.linear_decode(mapped), x, s, t)
+        return {"loss": image_loss(prediction, wanted, cfg.loss.ssim)}
+
+    result = fit(decoder, batch_loss, cfg.decoder_fit, on_step or PrintProgress(), "decoder")
+    held_out = load_slices(split(cases, "validation"), cfg.data.size)
+    translator = Translator(vae, mapper, decoder, cfg.data.size, present(slices))
+    choice, errors = choose_decoders(translator, held_out)
+    run.save_stage("decoder", decoder.state_dict(), record(
+        cfg, cases, decoder, asdict(cfg.decoder), result, start, {"validation_mae_unit": errors}) | {"choice": choice},
+        needs=("vae", "mapper"))
+    return load_translator(run)
+
+
+def train_unet(cfg: Config, cases: list[Case], run: Run, on_step: OnStep | None = None) -> ConditionedUNet:
+    """The image-space baseline, trained for as many seconds as the three stages took together, on the same slices."""
+    run.require("vae", "mapper", "decoder")
+    start = time.perf_counter()
+    device, generator = seeded(cfg, "unet")
+    slices = load_slices(split(cases, "train"), cfg.data.size)
+    unet = ConditionedUNet(cfg.unet).to(device)
+    budget = sum(run.stages[name]["seconds"] for name in ("vae", "mapper", "decoder"))
+
+    def batch_loss() -> dict[str, Tensor]:
+        rows, source, target = draw_pairs(slices.have, cfg.unet_fit.batch, generator)
+        mirror = torch.randint(2, rows.shape, generator=generator)
+        x, wanted = (mirrored(slices.x[rows, m], mirror).to(device) for m in (source, target))
+        return {"loss": image_loss(unet(x, source.to(device), target.to(device)), wanted, cfg.loss.ssim)}
+
+    result = fit(unet, batch_loss, cfg.unet_fit, on_step or PrintProgress(), "unet", seconds=budget)
+    run.save_stage("unet", unet.state_dict(), record(cfg, cases, unet, asdict(cfg.unet), result, start))
+    return unet
+
+
+def evaluate(cases: list[Case], run: Run, on_case: Callable[[str], None] = print) -> dict[str, Any]:
+    """Judge a finished run on the test patients: images, then dose. Writes and returns report.json.
+
+    The configuration is the run's own, so the same run gives the same report wherever it is asked for.
+    """
+    run.require("vae", "mapper", "decoder")
+    cfg = from_knobs(run.stages["decoder"]["config"])
+    translator, test = load_translator(run, cfg), split(cases, "test")
+    rows = evaluate_images(translator, test, on_case) + evaluate_dose(translator, test, cfg.dose, run, on_case)
+    report = build_report(run, cases, rows, cfg.seed)
+    run.write_report(report)
+    return report
+
+
+# ---------------------------------------------------------------------------------------------- loading what a run holds
+def load_vae(run: Run, cfg: Config | None = None) -> VAE:
+    """The VAE of a run, on the device of `cfg` (default: the CPU), ready to encode and decode."""
+    stage = run.load_stage("vae")
+    return restore(VAE(rebuild(VAEConfig, stage.record["model"])), stage.weights, run, "vae", cfg)
+
+
+def load_mapper(run: Run, cfg: Config | None = None) -> LatentMapper:
+    """The latent mapper of a run; refused if the VAE was trained again since."""
+    stage = run.load_stage("mapper")
+    return restore(LatentMapper(rebuild(MapperConfig, stage.record["model"])), stage.weights, run, "mapper", cfg)
+
+
+def load_translator(run: Run, cfg: Config | None = None) -> Translator:
+    """All stages of a run, with the U-Net baseline if it was trained."""
+    stage = run.load_stage("decoder")
+    vae, mapper = load_vae(run, cfg), load_mapper(run, cfg)
+    guided = GuidedDecoder(vae.decoder, vae.config.decoder_widths, rebuild(DecoderConfig, stage.record["model"]))
+    guided = restore(guided, stage.weights, run, "decoder", cfg)
+    unet = None
+    if "unet" in run.stages:
+        baseline = run.load_stage("unet")
+        unet = restore(ConditionedUNet(rebuild(UNetConfig, baseline.record["model"])), baseline.weights, run, "unet", cfg)
+    size, modalities = stage.record["config"]["data.size"], tuple(stage.record["modalities"])
+    return Translator(vae, mapper, guided, size, modalities, stage.record["choice"], unet)
+
+
+def restore(model: torch.nn.Module, weights: dict[str, Tensor], run: Run, name: str, cfg: Config | None) -> Any:
+    """Load the weights; evaluation mode; no gradients. Raises VaeliteError if they do not fit the model."""
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise VaeliteError(f"{run.path / name}.safetensors does not fit its configuration in manifest.json. "
+                           f"Train the stage again. ({str(error).splitlines()[0]})") from error
+    return model.to(resolve_device(cfg.device if cfg else "cpu")).eval().requires_grad_(False)
+
+
+def rebuild(kind: type, values: dict[str, Any]) -> Any:
+    """A configuration dataclass from its JSON record (lists become tuples again)."""
+    default = kind()
+    return kind(**{key: like(getattr(default, key), value, key) for key, value in values.items()})
+
+
+# ---------------------------------------------------------------------------------------------------------- small pieces
+@torch.no_grad()
+def encode_slices(vae: VAE, slices: SliceSet, batch: int = 32) -> Tensor:
+    """Posterior means of all slices, plain and mirrored: (2, n, m, k, h, w) float16 on the CPU; absent modalities 0."""
+    device = vae.patch_mean.device
+    f, k, size = vae.config.factor, vae.config.latent_channels, slices.x.shape[-1]
+    latents = torch.zeros(2, *slices.x.shape[:2], k, size // f, size // f, dtype=torch.float16)
+    for rows in torch.arange(len(slices)).split(batch):
+        have = slices.have[rows]
+        x = slices.x[rows][have][:, None].float().to(device)
+        for mirror, image in enumerate((x, x.flip(-1))):
+            part = torch.zeros(*have.shape, *latents.shape[3:], dtype=torch.float16)
+            part[have] = vae.encode(image).mean.half().cpu()
+            latents[mirror, rows] = part
+    return latents
+
+
+@torch.no_grad()
+def reconstruction_psnr(vae: VAE, slices: SliceSet, batch: int = 32) -> dict[str, float]:
+    """PSNR [dB] of decode(encode(x)) per modality: whole slices in [-1, 1], range 2, one MSE over all slices."""
+    device, squared, count = vae.patch_mean.device, torch.zeros(len(MODALITIES)), torch.zeros(len(MODALITIES))
+    for rows in torch.arange(len(slices)).split(batch):
+        for m in range(len(MODALITIES)):
+            x = slices.x[rows][slices.have[rows, m], m][:, None].float().to(device)
+            if len(x):
+                error = vae.decode(vae.encode(x).mean).clamp(-1, 1) - x
+                squared[m] += error.square().sum().cpu()
+                count[m] += x.numel()
+    return {name: float(10 * torch.log10(4 * count[m] / squared[m])) for m, name in enumerate(MODALITIES) if count[m] > 0}
+
+
+def choose_decoders(translator: Translator, slices: SliceSet) -> tuple[dict[str, str], dict[str, dict[str, float]]]:
+    """Per direction the decoder with the lower mean absolute error inside the body on these (validation) slices."""
+    choice, errors = {}, {}
+    for source, target in translator.directions():
+        s, t = MODALITIES.index(source), MODALITIES.index(target)
+        rows = slices.have[:, s] & slices.have[:, t]
+        if not rows.any():
+            raise VaeliteError(f"No validation patient has both {source} and {target}, so no decoder can be chosen. "
+                               f"Put such a patient into the validation split of dataset.json.")
+        wanted, mask = slices.x[rows, t].float(), slices.mask[rows]
+        direction = errors[f"{source}>{target}"] = {}
+        for method in ("mapped", "finetuned"):
+            predicted = translator.slices(slices.x[rows, s][:, None], source, target, method)[:, 0]
+            direction[method] = float((predicted - wanted).abs()[mask].mean())
+        choice[f"{source}>{target}"] = min(direction, key=direction.get)
+    return choice, errors
+
+
+def mirrored(x: Tensor, mirror: Tensor) -> Tensor:
+    """Slices (b, h, w) -> (b, 1, h, w) float, left-right mirrored where `mirror` is 1."""
+    x = x[:, None].float()
+    return torch.where(mirror.bool()[:, None, None, None], x.flip(-1), x)
+
+
+def present(slices: SliceSet) -> tuple[str, ...]:
+    """The modalities that take part in at least one direction."""
+    used = {m for direction in directions(slices.have) for m in direction}
+    return tuple(name for m, name in enumerate(MODALITIES) if m in used)
+
+
+def split(cases: list[Case], name: str) -> list[Case]:
+    """The cases of one split. Raises VaeliteError if there are none."""
+    chosen = [case for case in cases if case.split == name]
+    if not chosen:
+        raise VaeliteError(f"The data set has no case in the '{name}' split. Add one to dataset.json.")
+    return chosen
+
+
+def seeded(cfg: Config, stage: str) -> tuple[str, torch.Generator]:
+    """Device and random generator of a stage; weights are drawn from the same seed."""
+    seed = cfg.seed * 1000 + ("vae", "mapper", "decoder", "unet").index(stage)
+    torch.manual_seed(seed)                                  # layer initialisation has no generator argument
+    return resolve_device(cfg.device), torch.Generator().manual_seed(seed)
+
+
+def resolve_device(name: str) -> str:
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+
+
+def record(cfg: Config, cases: list[Case], model: torch.nn.Module, model_config: dict[str, Any], result: FitResult,
+           start: float, metrics: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What the manifest keeps of a finished stage."""
+    every = max(1, len(result.history) // 200)               # 200 points draw the same curve as 50,000
+    return {"config": knobs(cfg), "model": model_config, "seed": cfg.seed, "device": resolve_device(cfg.device),
+            "data": data_fingerprint(cases[0].folder.parent), "seconds": time.perf_counter() - start,
+            "fit_seconds": result.seconds, "steps": result.steps, "parameters": count_parameters(model),
+            "modalities": [m for m in MODALITIES if any(m in case.modalities for case in cases)],
+            "history": result.history[::every], "metrics": metrics or {}}

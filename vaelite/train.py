@@ -1,0 +1,135 @@
+"""One visible training loop for every network of the kit, and the batches it is fed."""
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .cases import SliceSet
+from .errors import VaeliteError
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """How long and how fast one network trains. All values are our choice."""
+
+    steps: int = 1000
+    batch: int = 8
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    warmup: float = 0.05                                     # fraction of the training with a rising rate
+    ema_decay: float = 0.99                                  # the kept weights are a running mean of the last ~100 steps
+    bf16: bool = False                                       # bfloat16 autocast: halves the time where the CPU or GPU has it
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a training leaves beside the weights: one record a step, and the seconds it took."""
+
+    history: list[dict[str, float]]
+    seconds: float
+    steps: int
+
+
+def fit(model: nn.Module, batch_loss: Callable[[], dict[str, Tensor]], config: FitConfig,
+        on_step: Callable[[str, int, float, dict[str, float]], None] | None = None,
+        name: str = "model", seconds: float | None = None) -> FitResult:
+    """Train the parameters of `model` that require gradients; leave the running mean of the weights in it.
+
+    batch_loss: draws a batch and returns named scalars, of which "loss" is minimised.
+    seconds: train for this wall time instead of config.steps (how the U-Net baseline gets the method's budget).
+    on_step: called as (name, step, fraction done, values) after every step.
+    Raises VaeliteError at the first loss that is not a number; the weights then are the last good running mean.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(parameters, lr=0.0, betas=(0.9, 0.95), weight_decay=config.weight_decay)
+    mean = [p.detach().clone() for p in parameters]
+    device = parameters[0].device.type
+    history, step, fraction, start = [], 0, 0.0, time.perf_counter()
+    model.train()
+    while fraction < 1:
+        for group in optimiser.param_groups:
+            group["lr"] = config.learning_rate * rate_factor(fraction, config.warmup)
+        with torch.autocast(device, torch.bfloat16, enabled=config.bf16):
+            values = batch_loss()
+        loss = values["loss"]
+        if not torch.isfinite(loss):
+            copy_into(parameters, mean)
+            raise VaeliteError(f"The loss of '{name}' is {loss.item()} at step {step}. Lower its learning_rate "
+                               f"(now {config.learning_rate}) and look at the intensities of the training cases.")
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimiser.step()
+        step += 1
+        decay = min(config.ema_decay, step / (step + 9))     # early steps are forgotten quickly
+        torch._foreach_lerp_(mean, [p.detach() for p in parameters], 1 - decay)
+        elapsed = time.perf_counter() - start
+        fraction = elapsed / seconds if seconds is not None else step / config.steps
+        history.append({"step": step, "seconds": elapsed} | {k: float(v.detach()) for k, v in values.items()})
+        if on_step is not None:
+            on_step(name, step, min(fraction, 1.0), history[-1])
+    copy_into(parameters, mean)
+    model.eval()
+    return FitResult(history, time.perf_counter() - start, step)
+
+
+def rate_factor(fraction: float, warmup: float) -> float:
+    """Learning rate as a share of its peak: linear rise, then half a cosine down to 1 %."""
+    if fraction < warmup:
+        return max(fraction / warmup, 0.02)
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (fraction - warmup) / (1 - warmup)))
+
+
+@torch.no_grad()
+def copy_into(parameters: list[nn.Parameter], values: list[Tensor]) -> None:
+    """Overwrite the parameters in place."""
+    for parameter, value in zip(parameters, values):
+        parameter.copy_(value)
+
+
+class PrintProgress:
+    """Progress as plain lines, one at most every `every_s` seconds: readable in a terminal, a notebook and a log."""
+
+    def __init__(self, every_s: float = 10.0):
+        self.every_s = every_s
+        self.last = -math.inf
+
+    def __call__(self, name: str, step: int, fraction: float, values: dict[str, float]) -> None:
+        now = time.monotonic()
+        if fraction < 1 and now - self.last < self.every_s:
+            return
+        self.last = -math.inf if fraction >= 1 else now      # the next training starts with a line of its own
+        left = values["seconds"] * (1 / fraction - 1)
+        print(f"{name:>8}  step {step:6d}  {100 * fraction:3.0f} %  loss {values['loss']:.4f}  "
+              f"{values['seconds']:5.0f} s, {left:4.0f} s left", flush=True, file=sys.stdout)
+
+
+def draw_slices(slices: SliceSet, batch: int, generator: torch.Generator, device: str) -> Tensor:
+    """A batch of single-modality slices (b, 1, h, w) in [-1, 1], each mirrored left-right with probability 1/2."""
+    index = slices.have.nonzero()                            # (slice, modality) that exist
+    chosen = index[torch.randint(len(index), (batch,), generator=generator)]
+    x = slices.x[chosen[:, 0], chosen[:, 1]][:, None].float()
+    mirror = torch.rand(batch, generator=generator) < 0.5
+    return torch.where(mirror[:, None, None, None], x.flip(-1), x).to(device)
+
+
+def directions(have: Tensor) -> list[tuple[int, int]]:
+    """All (source, target) modality numbers for which at least one slice has both. have: (n, m) bool."""
+    m = have.shape[1]
+    return [(s, t) for s in range(m) for t in range(m) if s != t and bool((have[:, s] & have[:, t]).any())]
+
+
+def draw_pairs(have: Tensor, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Row, source and target numbers (b,) of a batch: every direction equally often, rows that have both."""
+    available = directions(have)
+    chosen = torch.randint(len(available), (batch,), generator=generator)
+    source, target = torch.tensor(available)[chosen].unbind(1)
+    both = have[:, source] & have[:, target]                 # (n, b)
+    rows = torch.multinomial(both.T.float(), 1, generator=generator)[:, 0]
+    return rows, source, target

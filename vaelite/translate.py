@@ -1,0 +1,97 @@
+"""A volume in, a volume out: the trained stages put together."""
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .baselines import ConditionedUNet
+from .cases import Volume, fit_in_plane, unfit_in_plane
+from .decoder import GuidedDecoder
+from .errors import VaeliteError
+from .intensity import HU_MODALITIES, HU_WINDOW, MODALITIES, body_mask, from_unit, to_unit
+from .mapper import LatentMapper
+from .vae import VAE
+
+METHODS = ("vaelite", "unet", "ridge", "copy", "mapped", "finetuned")
+MR_OUTPUT_RANGE = (0.0, 1000.0)                              # a translated MR has no unit; this range is our choice
+
+
+@dataclass(frozen=True)
+class Translator:
+    """The three stages ready for use. `choice` says per direction ("CBCT>CT") which decoder validation preferred."""
+
+    vae: VAE
+    mapper: LatentMapper
+    decoder: GuidedDecoder
+    size: int
+    modalities: tuple[str, ...]
+    choice: dict[str, str] = field(default_factory=dict)
+    unet: ConditionedUNet | None = None
+
+    @torch.no_grad()
+    def slices(self, x: Tensor, source: str, target: str, method: str = "vaelite", batch: int = 16) -> Tensor:
+        """Translate slices x (n, 1, h, w) in [-1, 1] from `source` to `target` -> (n, 1, h, w) in [-1, 1].
+
+        method: "vaelite" (the decoder validation chose), "finetuned" or "mapped" (always the stage-3 or the stage-1
+        decoder), "ridge" (the mapper's linear start, stage-1 decoder), "unet", "copy" (do nothing).
+        """
+        self.check(source, target, method)
+        if method == "vaelite":
+            method = self.choice[f"{source}>{target}"]
+        device = self.vae.patch_mean.device
+        parts = [self.one_batch(part.to(device).float(), source, target, method).cpu() for part in x.split(batch)]
+        return torch.cat(parts).clamp(-1, 1)
+
+    def one_batch(self, x: Tensor, source: str, target: str, method: str) -> Tensor:
+        s = torch.full((len(x),), MODALITIES.index(source), device=x.device)
+        t = torch.full((len(x),), MODALITIES.index(target), device=x.device)
+        if method == "copy":
+            return x
+        if method == "unet":
+            return self.unet(x, s, t)
+        z = self.vae.encode(x).mean
+        if method == "ridge":
+            return self.vae.decode(self.mapper.ridge_latents(z, s, t))
+        mapped = self.mapper(z, s, t)
+        if method == "mapped":
+            return self.vae.decode(mapped)
+        return self.decoder(mapped, self.vae.linear_decode(mapped), x, s, t)
+
+    def check(self, source: str, target: str, method: str = "vaelite") -> None:
+        """Raise VaeliteError for a modality or a method this run does not have."""
+        for modality in (source, target):
+            if modality not in self.modalities:
+                raise VaeliteError(f"This run was trained on {', '.join(self.modalities)}; it knows no '{modality}'.")
+        if source == target:
+            raise VaeliteError(f"Source and target are both {source}: nothing to translate.")
+        if method not in METHODS or (method == "unet" and self.unet is None):
+            raise VaeliteError(f"There is no method '{method}' in this run. Choose one of: {', '.join(METHODS)}.")
+
+    def directions(self) -> Iterator[tuple[str, str]]:
+        """All ordered pairs of modalities of this run."""
+        return ((s, t) for s in self.modalities for t in self.modalities if s != t)
+
+    def volume_unit(self, unit_zyx: np.ndarray, source: str, target: str, method: str = "vaelite") -> np.ndarray:
+        """Translate a volume already in [-1, 1], on its own grid -> the same grid in [-1, 1]."""
+        fitted = torch.from_numpy(fit_in_plane(unit_zyx, self.size, fill=-1.0))[:, None]
+        translated = self.slices(fitted, source, target, method)[:, 0].numpy()
+        return unfit_in_plane(translated, unit_zyx.shape)
+
+
+def translate(volume: Volume, source: str, target: str, translator: Translator, method: str = "vaelite",
+              mask: np.ndarray | None = None) -> Volume:
+    """Translate a whole volume; the result has the grid, affine and orientation of the input.
+
+    volume: from `load_volume`; CT and CBCT in HU. mask: (z, y, x) bool body mask, estimated if not given (it sets the
+    intensity scale of an MR source). A CT or CBCT result is in HU, an MR result in 0..1000 without a unit.
+    Raises VaeliteError for a modality the run does not know.
+    """
+    translator.check(source, target, method)
+    mask = body_mask(volume.data, source) if mask is None else mask
+    unit, _ = to_unit(volume.data, source, mask)
+    scale = HU_WINDOW if target in HU_MODALITIES else MR_OUTPUT_RANGE
+    return volume.like(from_unit(translator.volume_unit(unit, source, target, method), target, scale))
