@@ -55,6 +55,7 @@ def refusal(path, modality=None) -> str:
 def test_missing_file_suggests_the_nearest_name(ct):
     assert "Did you mean ct.nii.gz" in refusal(ct.with_name("cts.nii.gz"))
     assert "does not exist either" in refusal(ct.parent / "nowhere" / "ct.nii.gz")
+    assert "no such file" in refusal(ct.with_name("x" * 300 + ".nii.gz"))
 
 
 def test_folder_empty_file_and_other_formats(tmp_path):
@@ -339,6 +340,21 @@ def test_real_scans_pass_the_door(name, modality):
     assert load_volume(path, modality).data.ndim == 3
 
 
+def test_a_real_radiotherapy_ct_passes_only_in_hu(tmp_path):
+    path = SHARED_DATA / "open-kbp" / "provided-data"
+    found = sorted(path.glob("*-pats/pt_*/ct.csv"))
+    if not found:
+        pytest.skip("no OpenKBP patient is beside the project")
+    flat_index, stored = np.loadtxt(found[0], delimiter=",", skiprows=1).T
+    ct = np.zeros((128, 128, 128), dtype=np.float32)
+    ct.flat[flat_index.astype(int)] = np.clip(stored, 0, 4095)
+    for modality in ("CT", "CBCT"):
+        load_volume(write_nifti(tmp_path / "hu.nii", ct - 1024), modality)
+        load_volume(write_nifti(tmp_path / "clipped.nii", np.clip(ct - 1024, -1000, None)), modality)
+        assert "RescaleIntercept" in refusal(write_nifti(tmp_path / "stored.nii", ct), modality)
+        assert "[0, 1]" in refusal(write_nifti(tmp_path / "scaled.nii", ct / 4095), modality)
+
+
 # ---- data sets -------------------------------------------------------------------------------------------------
 
 @pytest.fixture
@@ -558,6 +574,13 @@ def test_fitting_keeps_place_and_shape(shape, size):
     edge = 2 + 2 * shape[2] // size
     if shape[2] > 2 * edge:
         assert np.abs(back - ramp)[:, :, edge:-edge].max() < 0.06
+
+
+def test_thin_bone_does_not_vanish_when_a_slice_shrinks():
+    for phase in range(4):
+        volume = np.zeros((1, 128, 128), dtype=np.float32)
+        volume[:, :, 60 + phase] = 1.0  # one voxel wide
+        assert cases.fit_in_plane(volume, 32, 0.0).sum() * 16 == pytest.approx(128.0, rel=0.01)
 
 
 def test_slices_are_in_model_space(tiny_set):

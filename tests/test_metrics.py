@@ -211,6 +211,8 @@ def test_a_reference_without_range_is_refused_for_mr(pair):
 def test_unknown_convention_and_too_few_slices_are_named(pair):
     with pytest.raises(VaeliteError, match="synthrad2023, synthrad2025, grid, mr1, mr1_grid"):
         metrics.psnr_db(*pair, "ssim2004")
+    with pytest.raises(VaeliteError, match="CBCT, CT, T1c, T2w"):
+        metrics.image_metrics(*pair, "PET")
     with pytest.raises(VaeliteError, match="more slices"):
         metrics.ssim(*(volume[:6] for volume in pair), "synthrad2023")
 

@@ -19,10 +19,11 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import torch
+from einops import rearrange
 from nibabel import orientations
 
-from vaelite.errors import VaeliteError
-from vaelite.intensity import HU_MODALITIES, MODALITIES, check_modality, to_unit
+from .errors import VaeliteError
+from .intensity import HU_MODALITIES, MODALITIES, check_modality, to_unit
 
 SPLITS = ("train", "validation", "test")
 FORMAT = 1  # of dataset.json
@@ -139,7 +140,10 @@ def _load_checked(path: Path, modality: str | None) -> tuple[Volume, str]:
 def _read_nifti(path: Path) -> tuple[np.ndarray, nib.Nifti1Header, str]:
     """Voxels in the file's own axes (3-D, scl_slope applied), checked header, sha256 of the file."""
     _check_path(path)
-    raw = path.read_bytes()
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise VaeliteError(f"{path}: cannot be read ({error.strerror}). Check its permissions and the disk.") from error
     compressed = _check_signature(path, raw)
     stream = gzip.GzipFile(fileobj=io.BytesIO(raw)) if compressed else io.BytesIO(raw)
     try:
@@ -167,9 +171,9 @@ def _read_nifti(path: Path) -> tuple[np.ndarray, nib.Nifti1Header, str]:
 
 
 def _check_path(path: Path) -> None:
-    if path.is_dir():
+    if os.path.isdir(path):  # os.path, because Path raises where a name is too long
         raise VaeliteError(f"{path}: is a folder. Give one .nii.gz file; for a whole data set use load_cases(folder).")
-    if not path.exists():
+    if not os.path.exists(path):
         raise VaeliteError(f"{path}: no such file.{_nearest_names(path)}")
     if not path.name.lower().endswith((".nii", ".nii.gz")):
         raise VaeliteError(f"{path}: only .nii and .nii.gz are read. Convert it first (see data_scripts).")
@@ -181,9 +185,9 @@ def _check_path(path: Path) -> None:
 
 
 def _nearest_names(path: Path) -> str:
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         return f" The folder {path.parent} does not exist either."
-    names = sorted(entry.name for entry in path.parent.iterdir())
+    names = sorted(entry.name for entry in path.parent.iterdir() if not entry.name.startswith("."))
     nearest = difflib.get_close_matches(path.name, names, n=3, cutoff=0.4) or names[:3]
     return f" Did you mean {', '.join(nearest)}?" if nearest else f" The folder {path.parent} is empty."
 
@@ -296,12 +300,13 @@ def _check_hu(path: Path, array: np.ndarray, modality: str) -> None:
 def _to_zyx(array_ijk: np.ndarray, affine: np.ndarray) -> np.ndarray:
     own, lps = orientations.io_orientation(affine), orientations.axcodes2ornt("LPS")
     array_xyz = orientations.apply_orientation(array_ijk, orientations.ornt_transform(own, lps))
-    return np.ascontiguousarray(array_xyz.transpose(2, 1, 0))
+    return np.ascontiguousarray(rearrange(array_xyz, "x y z -> z y x"))
 
 
 def _from_zyx(array_zyx: np.ndarray, affine: np.ndarray) -> np.ndarray:
     own, lps = orientations.io_orientation(affine), orientations.axcodes2ornt("LPS")
-    return orientations.apply_orientation(array_zyx.transpose(2, 1, 0), orientations.ornt_transform(lps, own))
+    array_xyz = rearrange(array_zyx, "z y x -> x y z")
+    return orientations.apply_orientation(array_xyz, orientations.ornt_transform(lps, own))
 
 
 def _spacing_zyx(affine: np.ndarray) -> tuple[float, float, float]:
@@ -394,7 +399,7 @@ def _hash_files(folder: Path) -> dict[str, str]:
 
 
 def _read_json(path: Path, mend: str) -> dict:
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise VaeliteError(f"{path}: no such file.{_nearest_names(path)} {mend}")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -407,7 +412,7 @@ def _read_json(path: Path, mend: str) -> dict:
 
 def _read_manifest(folder: Path) -> dict:
     mend = "Write the data set again with `make data` or an importer in data_scripts."
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise VaeliteError(f"{folder}: no such folder.{_nearest_names(folder)} {mend}")
     path = folder / "dataset.json"
     manifest = _read_json(path, mend)
@@ -448,7 +453,7 @@ def _check_entry(path: Path, entry: dict) -> None:
 
 
 def _load_case(folder: Path, entry: dict, first_seen: dict[str, tuple[str, Path]]) -> Case:
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise VaeliteError(f"{folder}: listed in dataset.json, but there is no such folder.{_nearest_names(folder)}")
     info = _read_json(folder / "case.json", "Every case needs one; it may be {}.")
     modalities = tuple(m for m in MODALITIES if (folder / f"{m.lower()}.nii.gz").exists())
@@ -658,7 +663,7 @@ def _fitted_shape(in_plane_shape: tuple[int, int], size: int) -> tuple[int, int]
 def _resize_in_plane(volume: np.ndarray, height: int, width: int) -> np.ndarray:
     if volume.shape[1:] == (height, width):
         return volume
-    slices = torch.from_numpy(np.ascontiguousarray(volume))[:, None]  # z 1 y x
+    slices = rearrange(torch.from_numpy(np.ascontiguousarray(volume)), "z y x -> z 1 y x")
     # antialias acts only where an axis shrinks; without it, thin bone would come and go with the phase of the grid
     resized = torch.nn.functional.interpolate(slices, (height, width), mode="bilinear", antialias=True)
-    return resized[:, 0].numpy()
+    return rearrange(resized, "z 1 y x -> z y x").numpy()

@@ -1,7 +1,7 @@
 """Photon IMRT on a CT, the same fluence recalculated on another CT, and what both doses give each organ.
 
-The dose engine, beams and machine are pyRadPlan's (SVD pencil beam, generic 6 MV linac). The fluence is optimised here, on the
-dose of single beamlets; the dose that counts is then calculated once more, with each beam as one field of uneven fluence.
+The dose engine, beams and machine are pyRadPlan's (SVD pencil beam, generic 6 MV linac). The fluence is optimised here,
+on the dose of single beamlets; the dose that counts is then calculated once more, each beam as one field of uneven fluence.
 A dose is the plan's total in Gy. Axes are (z, y, x), LPS, as everywhere.
 A pencil beam has no lateral electron transport: at air cavities and the skin its dose is wrong, on both CTs alike.
 """
@@ -43,7 +43,7 @@ class DoseConfig:
     n_fields: int = 7                                       # coplanar beams, evenly spaced from the front
     bixel_mm: float = 10.0                                  # beamlet width at the isocentre
     grid_mm: float = 4.0                                    # dose grid; never finer than the CT
-    lateral_cutoff_mm: float = 30.0                         # while optimising, a beamlet ends there: 4 % of the target's dose
+    lateral_cutoff_mm: float = 30.0                         # while optimising, a beamlet ends there (4 % of its dose lost)
     iterations: int = 80                                    # of the optimiser, at most
     gamma_criteria: tuple[tuple[float, float], ...] = ((3.0, 3.0), (2.0, 2.0), (1.0, 1.0))   # (dose %, distance mm)
     gamma_mode: str = "global"                              # of the highest prescription
@@ -60,7 +60,7 @@ class Plan:
     """A finished plan: all that `recalculate` needs to give the same beams to another CT of the same patient."""
 
     dose_gy: np.ndarray                                     # z y x float32 on the CT grid, 0 outside the body
-    fluence: tuple[np.ndarray, ...] = field(repr=False)     # one map per beam: rows along z (feet first), columns across
+    fluence: tuple[np.ndarray, ...] = field(repr=False)     # a map per beam: rows along z (feet first), columns across
     gantry_deg: tuple[float, ...]                           # 0 is from the front, 90 from the patient's left
     fields: object = field(repr=False)                      # pyRadPlan's beams, each one field with its fluence
     isocentre_mm: tuple[float, float, float]                # z y x from the first voxel: the targets' centre of mass
@@ -69,7 +69,7 @@ class Plan:
     target: np.ndarray = field(repr=False)                  # union of the prescribed targets
     prescriptions_gy: dict[str, float]
     left_out: tuple[str, ...]                               # structures without a voxel to plan on
-    monitor_units: float                                    # one number that scales every beam (relative, not calibrated)
+    monitor_units: float                                    # one factor on every beam (relative, not calibrated)
     air_percent: float                                      # of the body on the planning CT
     cost: tuple[float, ...] = field(repr=False)             # of the optimiser, one value per iteration
     config: DoseConfig
@@ -80,13 +80,13 @@ class Plan:
         return max(self.prescriptions_gy.values())
 
 
-def plan_imrt(ct_hu: np.ndarray, spacing_mm: tuple[float, float, float], structures: dict[str, np.ndarray], body: np.ndarray,
-              prescriptions_gy: dict[str, float], config: DoseConfig = DoseConfig()) -> Plan:
+def plan_imrt(ct_hu: np.ndarray, spacing_mm: tuple[float, float, float], structures: dict[str, np.ndarray],
+              body: np.ndarray, prescriptions_gy: dict[str, float], config: DoseConfig = DoseConfig()) -> Plan:
     """Optimise an IMRT plan on `ct_hu`, scaled so that the median dose of the highest target is its prescription.
 
     ct_hu: z y x [HU]; structures: {name: z y x bool}; body: z y x bool; prescriptions_gy: {name of a target: total Gy}.
     Organs in ORGAN_LIMITS are spared, outside the targets; other structures are only looked at. Nothing is random.
-    Raises VaeliteError on a missing, empty or outlying target, no body, or a CT that is not finite HU on the masks' grid.
+    Raises VaeliteError on a missing, empty or outlying target, no body, a CT not in finite HU or on another grid.
     """
     ct_hu, spacing_mm = _check_ct(ct_hu, body), tuple(float(s) for s in spacing_mm)
     masks, body = _check_masks(structures, body, prescriptions_gy)
@@ -107,13 +107,13 @@ def plan_imrt(ct_hu: np.ndarray, spacing_mm: tuple[float, float, float], structu
         fields = _fields(steering, fluence, config.bixel_mm)
     plan = Plan(
         dose_gy=np.zeros(0), fluence=fluence, gantry_deg=tuple(float(beam.gantry_angle) for beam in steering.beams),
-        fields=fields, isocentre_mm=tuple(float(x) for x in contours.target_center_of_mass()[::-1]), spacing_mm=spacing_mm,
-        body=body, target=union, prescriptions_gy=dict(prescriptions_gy), left_out=left_out, monitor_units=1.0,
+        fields=fields, isocentre_mm=tuple(float(x) for x in contours.target_center_of_mass()[::-1]),
+        spacing_mm=spacing_mm, body=body, target=union, prescriptions_gy=dict(prescriptions_gy), left_out=left_out, monitor_units=1.0,
         air_percent=_air_percent(ct_hu, body), cost=cost, config=config,
     )
     dose_gy = recalculate(plan, ct_hu)
     highest = next(iter(targets))
-    scale = prescriptions_gy[highest] / float(np.median(dose_gy[targets[highest]]))    # ICRU 83 prescribes to the median
+    scale = prescriptions_gy[highest] / float(np.median(dose_gy[targets[highest]]))     # ICRU 83: the median is prescribed
     return replace(plan, dose_gy=dose_gy * np.float32(scale), monitor_units=scale)
 
 
@@ -121,14 +121,14 @@ def recalculate(plan: Plan, ct_hu: np.ndarray, max_missing_percent: float = 10.0
     """The plan's beams and fluence on another CT of the same patient -> dose, z y x float32 [Gy], 0 outside the body.
 
     Contours, beams, HU table and dose grid are the plan's; only the densities inside the body change.
-    Raises VaeliteError if the grid differs, a voxel is not finite, or more than `max_missing_percent` of the body turned to
-    air (a truncated field of view: its dose would say nothing about the synthesis).
+    Raises VaeliteError if the grid differs, a voxel is not finite, or more than `max_missing_percent` of the body turned
+    to air (a truncated field of view: its dose would say nothing about the synthesis).
     """
     ct_hu = _check_ct(ct_hu, plan.body)
     missing_percent = _air_percent(ct_hu, plan.body) - plan.air_percent
     if missing_percent > max_missing_percent:
-        raise VaeliteError(f"recalculate: {missing_percent:.0f} % of the body is air here but not on the planning CT. Is the field "
-                           "of view truncated? Fill it from another image, or raise max_missing_percent.")
+        raise VaeliteError(f"recalculate: {missing_percent:.0f} % of the body is air here but not on the planning CT. "
+                           "Is the field of view truncated? Fill it from another image, or raise max_missing_percent.")
     with _quiet():
         from pyRadPlan.dose import calc_dose_forward
 
@@ -144,7 +144,7 @@ def recalculate(plan: Plan, ct_hu: np.ndarray, max_missing_percent: float = 10.0
 def depth_dose_in_water(field_cm: float = 10.0, source_surface_cm: float = 100.0) -> tuple[np.ndarray, np.ndarray]:
     """Percent depth dose of an open square field on the axis of a water tank -> (depth_cm, dose in % of the maximum).
 
-    30 cm of water, 2 mm steps. A 10 x 10 cm field of 6 MV at 100 cm should give about 67 % at 10 cm depth (BJR suppl. 25).
+    30 cm of water, 2 mm steps. 10 x 10 cm of 6 MV at 100 cm should give about 67 % at 10 cm (BJR suppl. 25).
     """
     spacing_mm, shape = (5.0, 2.0, 5.0), (60, 150, 60)
     origin_mm = [-0.5 * (shape[2] - 1) * spacing_mm[2], 0.5 * spacing_mm[1], -0.5 * (shape[0] - 1) * spacing_mm[0]]
@@ -168,17 +168,18 @@ def depth_dose_in_water(field_cm: float = 10.0, source_surface_cm: float = 100.0
 
 
 def relative_density_table() -> tuple[np.ndarray, np.ndarray]:
-    """The corners of pyRadPlan's HU table -> (hu, electron density relative to water); linear between, constant beyond."""
+    """The corners of pyRadPlan's HU table -> (hu, electron density relative to water): linear between, flat beyond."""
     with _quiet():
         from pyRadPlan.ct import default_hlut
     table = default_hlut()
     return table[:, 0], table[:, 1]
 
 
-def dvh(dose_gy: np.ndarray, mask: np.ndarray, bins: int = 200, max_gy: float | None = None) -> tuple[np.ndarray, np.ndarray]:
+def dvh(dose_gy: np.ndarray, mask: np.ndarray, bins: int = 200,
+        max_gy: float | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Cumulative dose-volume histogram -> (dose axis [Gy], volume receiving at least that dose [%]), `bins` + 1 points.
 
-    The axis runs from 0 to `max_gy` (default: just above the structure's maximum). Raises VaeliteError on an empty structure.
+    The axis runs from 0 to `max_gy` (default: just above the structure's maximum). Raises VaeliteError if it is empty.
     """
     dose_in_structure = np.sort(_inside(dose_gy, mask, "the structure"))
     top_gy = 1.02 * float(dose_in_structure[-1]) + 1e-6 if max_gy is None else max_gy
@@ -187,11 +188,13 @@ def dvh(dose_gy: np.ndarray, mask: np.ndarray, bins: int = 200, max_gy: float | 
     return axis_gy, 100 * (1 - below / dose_in_structure.size)
 
 
-def dvh_metrics(dose_gy: np.ndarray, structures: dict[str, np.ndarray], prescriptions_gy: dict[str, float]) -> list[dict]:
-    """One row {"structure", "metric", "unit", "value"} per structure and metric. Raises VaeliteError on an empty structure.
+def dvh_metrics(dose_gy: np.ndarray, structures: dict[str, np.ndarray],
+                prescriptions_gy: dict[str, float]) -> list[dict]:
+    """One row {"structure", "metric", "unit", "value"} per structure and metric.
 
-    Dx [Gy] is the dose that x % of the volume receives at least. Prescribed targets: D98 D95 D50 D2 Dmean [Gy] and V95, the volume
-    with at least 95 % of the prescription [%]. Others: Dmean, D2; cord and brainstem also Dmax (one voxel) [Gy].
+    Dx [Gy] is the dose that x % of the volume receives at least. Prescribed targets: D98 D95 D50 D2 Dmean [Gy] and V95,
+    the volume with at least 95 % of the prescription [%]. Others: Dmean, D2; cord and brainstem also Dmax (one voxel) [Gy].
+    Raises VaeliteError on an empty structure.
     """
     rows = []
     for name, mask in structures.items():
@@ -209,12 +212,12 @@ def dvh_metrics(dose_gy: np.ndarray, structures: dict[str, np.ndarray], prescrip
 
 
 def target_dose_error(reference_gy: np.ndarray, evaluated_gy: np.ndarray, prescription_gy: float) -> float:
-    """MAE_target [% of the prescription]: mean |difference| where the reference has at least 90 % of the prescription."""
+    """MAE_target [% of the prescription]: mean |difference| where the reference has at least 90 % of it."""
     if reference_gy.shape != evaluated_gy.shape:
-        raise VaeliteError(f"The two doses lie on different grids: {reference_gy.shape} and {evaluated_gy.shape} (z, y, x).")
+        raise VaeliteError(f"The two doses lie on different grids: {reference_gy.shape} and {evaluated_gy.shape}.")
     high = reference_gy >= 0.9 * prescription_gy
     if not high.any():
-        raise VaeliteError(f"No voxel of the reference dose reaches 90 % of {prescription_gy:g} Gy: check the prescription.")
+        raise VaeliteError(f"No voxel of the reference dose reaches 90 % of {prescription_gy:g} Gy: check it.")
     return float(100 * np.abs(evaluated_gy[high].astype(np.float64) - reference_gy[high]).mean() / prescription_gy)
 
 
@@ -223,13 +226,13 @@ def target_dose_error(reference_gy: np.ndarray, evaluated_gy: np.ndarray, prescr
 def _check_ct(ct_hu: np.ndarray, body: np.ndarray) -> np.ndarray:
     ct_hu = np.asarray(ct_hu, np.float32)
     if body is None or not np.any(body):
-        raise VaeliteError("No body contour: pass the mask of the patient's outline. Without it every density counts as air.")
+        raise VaeliteError("No body contour: pass the mask of the patient's outline. All outside counts as air.")
     if ct_hu.shape != np.shape(body) or ct_hu.ndim != 3:
-        raise VaeliteError(f"The CT has {ct_hu.shape} voxels and the body mask {np.shape(body)} (z, y, x): resample one to the other.")
+        raise VaeliteError(f"The CT has {ct_hu.shape} voxels, the body mask {np.shape(body)}: resample one to the other.")
     if not np.isfinite(ct_hu).all():
-        raise VaeliteError(f"The CT has {np.count_nonzero(~np.isfinite(ct_hu))} voxels that are not finite: repair it first.")
+        raise VaeliteError(f"{np.count_nonzero(~np.isfinite(ct_hu))} voxels of the CT are not finite: repair it first.")
     if np.ptp(ct_hu) < 50:
-        raise VaeliteError(f"The CT spans {ct_hu.min():g} to {ct_hu.max():g}: these are no Hounsfield units. Apply unit_to_hu first.")
+        raise VaeliteError(f"{ct_hu.min():g} to {ct_hu.max():g} are no Hounsfield units: apply unit_to_hu first.")
     return ct_hu
 
 
@@ -241,22 +244,23 @@ def _check_masks(structures, body, prescriptions_gy) -> tuple[dict[str, np.ndarr
         raise VaeliteError("No prescription: pass prescriptions_gy, for example {'PTV': 70.0}.")
     for name, mask in masks.items():
         if mask.shape != body.shape:
-            raise VaeliteError(f"{name} has {mask.shape} voxels and the body mask {body.shape} (z, y, x): they need one grid.")
+            raise VaeliteError(f"{name} has {mask.shape} voxels, the body mask {body.shape}: they need one grid.")
     for name, dose_gy in prescriptions_gy.items():
         if name not in masks or not masks[name].any():
-            raise VaeliteError(f"The target {name} is {'empty' if name in masks else 'missing'}; structures: {', '.join(masks)}.")
+            fault = "empty" if name in masks else "missing"
+            raise VaeliteError(f"The target {name} is {fault}. The structures given are: {', '.join(masks)}.")
         if not (np.isfinite(dose_gy) and dose_gy > 0):
             raise VaeliteError(f"The prescription of {name} must be above 0 Gy, not {dose_gy!r}.")
         outside_percent = 100 * np.count_nonzero(masks[name] & ~body) / np.count_nonzero(masks[name])
         if outside_percent > 1:
-            raise VaeliteError(f"{outside_percent:.0f} % of the target {name} lies outside the body: check both contours.")
+            raise VaeliteError(f"{outside_percent:.0f} % of the target {name} lies outside the body: check both.")
         masks[name] = masks[name] & body
     return masks, body
 
 
 def _inside(dose_gy: np.ndarray, mask: np.ndarray, name: str) -> np.ndarray:
     if np.shape(mask) != dose_gy.shape:
-        raise VaeliteError(f"The dose has {dose_gy.shape} voxels and {name} {np.shape(mask)} (z, y, x): they need one grid.")
+        raise VaeliteError(f"The dose has {dose_gy.shape} voxels, {name} {np.shape(mask)}: they need one grid.")
     inside = dose_gy[np.asarray(mask, bool)]
     if inside.size == 0:
         raise VaeliteError(f"{name} is empty: a dose-volume histogram needs a voxel. Leave it out (see Plan.left_out).")
@@ -274,8 +278,8 @@ def _air_percent(ct_hu: np.ndarray, body: np.ndarray) -> float:
 def _objectives(masks: dict[str, np.ndarray], prescriptions_gy: dict[str, float], grid) -> tuple[list, tuple[str, ...]]:
     """What the plan should do, as (kind, voxels, limit [Gy], weight), and the structures that had no voxel left for it.
 
-    An overlap belongs to the higher target, then the lower one, then the organ. Tissue outside: the limit falls linearly from
-    the prescription at the target's edge to 35 % of it 40 mm away (our choice).
+    An overlap belongs to the higher target, then the lower one, then the organ. Tissue outside: the limit falls linearly
+    from the prescription at the target's edge to 35 % of it 40 mm away (our choice).
     """
     terms, left_out = [], [name for name, mask in masks.items() if not mask.any()]
     taken = np.zeros_like(masks["body"])
@@ -311,21 +315,24 @@ def _cost_and_gradient(dose_gy: np.ndarray, terms: list) -> tuple[float, np.ndar
 
 
 def _optimise(influence, terms: list, iterations: int) -> tuple[np.ndarray, tuple[float, ...]]:
-    """Beamlet weights >= 0 that lower the cost (L-BFGS-B from a uniform fluence; no random number), and the cost's history."""
+    """Beamlet weights >= 0 that lower the cost (L-BFGS-B from a uniform fluence), and the cost after each step."""
     matrix = influence.physical_dose.flat[0]
-    matrix = sparse.csc_array((matrix.data, matrix.indices.astype(np.int32), matrix.indptr.astype(np.int32)), matrix.shape)
+    rows, starts = matrix.indices.astype(np.int32), matrix.indptr.astype(np.int32)      # half the memory to read
+    matrix = sparse.csc_array((matrix.data, rows, starts), matrix.shape)
     uniform = np.ones(matrix.shape[1], np.float32)
     kind, voxels, prescription_gy, _ = terms[0]
-    scale = np.float32(prescription_gy / (matrix @ uniform)[voxels].mean())             # weights near 1 suit the optimiser
+    scale = np.float32(prescription_gy / (matrix @ uniform)[voxels].mean())         # weights near 1 suit the optimiser
     history = []
 
     def cost(weights):
         value, gradient = _cost_and_gradient(matrix @ (scale * weights.astype(np.float32)), terms)
         return value, (scale * (matrix.T @ gradient)).astype(np.float64)
 
-    result = optimize.minimize(cost, uniform.astype(np.float64), jac=True, method="L-BFGS-B", bounds=[(0, None)] * uniform.size,
-                               callback=lambda intermediate_result: history.append(float(intermediate_result.fun)),
-                               options={"maxiter": iterations, "maxcor": 20})
+    result = optimize.minimize(
+        cost, uniform.astype(np.float64), jac=True, method="L-BFGS-B", bounds=[(0, None)] * uniform.size,
+        callback=lambda intermediate_result: history.append(float(intermediate_result.fun)),
+        options={"maxiter": iterations, "maxcor": 20},
+    )
     return (scale * result.x).astype(np.float32), tuple(history)
 
 
@@ -351,7 +358,7 @@ def _pyradplan_patient(ct_hu, spacing_mm, origin_mm, body, target):
     from pyRadPlan.cst import create_cst, create_voi
     from pyRadPlan.ct import create_ct
 
-    image = sitk.GetImageFromArray(np.ascontiguousarray(ct_hu, np.float32))             # its direction is LPS by default
+    image = sitk.GetImageFromArray(np.ascontiguousarray(ct_hu, np.float32))         # LPS by default
     image.SetSpacing(spacing_mm[::-1])
     image.SetOrigin(origin_mm)
     ct = create_ct(cube_hu=image)
@@ -366,8 +373,8 @@ def _settings(spacing_mm, contours, config, cutoff_mm):
 
     settings = PhotonPlan(machine="Generic", num_of_fractions=1)
     settings.prop_stf = {
-        "gantry_angles": [360.0 * i / config.n_fields for i in range(config.n_fields)], "couch_angles": [0.0] * config.n_fields,
-        "bixel_width": config.bixel_mm, "iso_center": contours.target_center_of_mass(),
+        "gantry_angles": [360.0 * i / config.n_fields for i in range(config.n_fields)],
+        "couch_angles": [0.0] * config.n_fields, "bixel_width": config.bixel_mm, "iso_center": contours.target_center_of_mass(),
     }
     resolution_mm = [max(config.grid_mm, spacing) for spacing in spacing_mm]
     settings.prop_dose_calc = {
@@ -378,7 +385,7 @@ def _settings(spacing_mm, contours, config, cutoff_mm):
 
 
 def _fluence_maps(steering, weights, bixel_mm) -> tuple[np.ndarray, ...]:
-    """The beamlet weights as one square map per beam, the isocentre in the middle: rows along z, columns across the beam."""
+    """The beamlet weights as one square map per beam around the isocentre: rows along z, columns across the beam."""
     maps, start = [], 0
     for beam in steering.beams:
         cells = np.rint(np.array([ray.ray_pos_bev for ray in beam.rays]) / bixel_mm).astype(int)
@@ -399,11 +406,11 @@ def _fields(steering, fluence, bixel_mm, step_mm=0.5):
         half_mm = bixel_mm * len(weights) / 2
         count = int(np.ceil(half_mm / step_mm)) + 1
         position_mm = step_mm * np.arange(-count, count + 1)
-        cell = np.floor((position_mm + half_mm) / bixel_mm).astype(int) + 1             # + 1: a closed border around the field
+        cell = np.floor((position_mm + half_mm) / bixel_mm).astype(int) + 1         # + 1: a closed border around it
         fine = np.pad(weights, 1)[np.ix_(np.clip(cell, 0, len(weights) + 1), np.clip(cell, 0, len(weights) + 1))]
-        shape = FieldShapeAsMask(energy=6.0, mask=fine[::-1], resolution=step_mm)       # pyRadPlan's rows run from +z to -z
-        geometry = beam.model_dump(include={"gantry_angle", "couch_angle", "bixel_width", "radiation_mode", "sad", "iso_center",
-                                            "machine", "source_point_bev", "source_point"})
+        shape = FieldShapeAsMask(energy=6.0, mask=fine[::-1], resolution=step_mm)   # its rows run from +z to -z
+        geometry = beam.model_dump(include={"gantry_angle", "couch_angle", "bixel_width", "radiation_mode", "sad",
+                                            "iso_center", "machine", "source_point_bev", "source_point"})
         ray = {"ray_pos": np.zeros(3), "ray_pos_bev": np.zeros(3), "target_point": -beam.source_point,
                "target_point_bev": -beam.source_point_bev, "beamlets": [shape]}
         beams.append({**geometry, "rays": [ray]})
@@ -415,8 +422,8 @@ def _to_dose_grid(mask, influence) -> np.ndarray:
     import SimpleITK as sitk
     from pyRadPlan.core.resample import resample_numpy_array
 
-    share = resample_numpy_array(mask.astype(np.float32), reference_grid=influence.ct_grid, target_grid=influence.dose_grid,
-                                 interpolator=sitk.sitkLinear)
+    share = resample_numpy_array(mask.astype(np.float32), reference_grid=influence.ct_grid,
+                                 target_grid=influence.dose_grid, interpolator=sitk.sitkLinear)
     return share >= 0.5
 
 
@@ -434,13 +441,14 @@ def _xyz(zyx) -> dict[str, float]:
 def _quiet():
     """Silence pyRadPlan's progress bars, prints, warnings and log lines; exceptions pass."""
     logger = logging.getLogger("pyRadPlan")
-    level = logger.level
+    level, nowhere = logger.level, io.StringIO()
     logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        with warnings.catch_warnings(), contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
             warnings.simplefilter("ignore")
             yield
     except ImportError as missing:
-        raise VaeliteError(f"Dose needs pyRadPlan 0.3.5 ({missing}): run `make setup`, or `pip install -e .[dose]`.") from missing
+        advice = "run `make setup`, or `pip install -e .[dose]`"
+        raise VaeliteError(f"Dose needs pyRadPlan 0.3.5 ({missing}): {advice}.") from missing
     finally:
         logger.setLevel(level)

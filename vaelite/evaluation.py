@@ -12,13 +12,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy import ndimage
 
-from .cases import Case, data_fingerprint, fit_in_plane, unfit_in_plane
+from .cases import Case, SliceSet, data_fingerprint, fit_in_plane, unfit_in_plane
 from .dose import DoseConfig, dvh_metrics, plan_imrt, recalculate, target_dose_error
 from .errors import VaeliteError
 from .gamma import gamma_pass_rate
-from .intensity import HU_MODALITIES, from_unit, to_unit
+from .intensity import HU_MODALITIES, MODALITIES, from_unit, to_unit
 from .metrics import image_metrics, summarise, tissue_mae_hu
+from .report import conventions, dose_methods, rows_of
 from .runs import Run, code_version
 from .translate import Translator
 
@@ -184,3 +186,108 @@ def build_report(run: Run, cases: list[Case], rows: list[dict[str, Any]], seed: 
                      "modalities": sorted({m for case in cases for m in case.modalities})},
             "code_version": code_version(), "stages": stages, "rows": rows}
 
+
+
+# ------------------------------------------------------------------------------------ looking closer (notebooks 03 and 04)
+def direction_errors(translator: Translator, slices: SliceSet, methods: tuple[str, ...]) -> dict[str, dict[str, float]]:
+    """Mean absolute error in the body [1, images in -1..1] of each direction and method: {"CBCT>CT": {"copy": ...}}.
+
+    The method "tokenizer" decodes the true target's own latents: what is left if the mapping were perfect.
+    """
+    errors: dict[str, dict[str, float]] = {}
+    for source, target in translator.directions():
+        s, t = MODALITIES.index(source), MODALITIES.index(target)
+        rows = slices.have[:, s] & slices.have[:, t]
+        wanted, mask = slices.x[rows, t].float(), slices.mask[rows]
+        for method in methods if rows.any() else ():
+            if method == "tokenizer":
+                predicted = torch.from_numpy(reconstruct(translator, wanted.numpy()))
+            else:
+                predicted = translator.slices(slices.x[rows, s][:, None], source, target, method)[:, 0]
+            errors.setdefault(f"{source}>{target}", {})[method] = float((predicted - wanted).abs()[mask].mean())
+    return errors
+
+
+def radial_power(x: torch.Tensor, mask: torch.Tensor, pixel_mm: float) -> tuple[np.ndarray, np.ndarray]:
+    """Power spectrum averaged over rings of equal spatial frequency -> (frequency [1/mm], power [1]), mean over slices.
+
+    x: (n, h, h) in [-1, 1]; mask: (n, h, h), outside it x counts as air. From the first ring to the Nyquist frequency.
+    """
+    size = x.shape[-1]
+    body = ((x.float() + 1) * mask).double()                 # air is 0: the square's edges add no power
+    power = torch.fft.fft2(body, norm="ortho").abs().square().mean(0)
+    index = torch.fft.fftfreq(size) * size
+    ring = torch.hypot(index[:, None], index[None]).round().long().flatten()
+    mean = torch.bincount(ring, power.flatten()) / torch.bincount(ring)
+    rings = np.arange(1, size // 2)
+    return rings / (size * pixel_mm), mean[rings].numpy()
+
+
+def plant_lesions(x: torch.Tensor, mask: torch.Tensor, pixel_mm: float, amount: float,
+                  diameter_mm: float = 8.0) -> tuple[torch.Tensor, torch.Tensor]:
+    """A disc of `amount` added to each slice where its tissue is most uniform -> (x with lesion, disc).
+
+    x: (n, h, w) in [-1, 1]; mask, disc: (n, h, w) bool. A slice without room for a lesion keeps an empty disc.
+    """
+    _, h, w = x.shape
+    rows, columns = (np.arange(h) + 0.5) * pixel_mm, (np.arange(w) + 0.5) * pixel_mm
+    width = 2 * int(np.ceil(diameter_mm / pixel_mm)) + 1     # the neighbourhood is twice the lesion
+    disc = np.zeros(x.shape, bool)
+    for i, (image, body) in enumerate(zip(x.float().numpy(), mask.numpy())):
+        spread = ndimage.generic_gradient_magnitude(image, ndimage.sobel)
+        spread = ndimage.maximum_filter(spread, width)
+        inside = ndimage.minimum_filter(body & (image > -0.5), width)     # tissue all around: no air
+        if inside.any():
+            row, column = np.unravel_index(np.argmin(np.where(inside, spread, np.inf)), spread.shape)
+            centre = (row + 0.5) * pixel_mm, (column + 0.5) * pixel_mm
+            disc[i] = np.hypot(rows[:, None] - centre[0], columns[None] - centre[1]) <= diameter_mm / 2 + 1e-6
+    disc = torch.from_numpy(disc)
+    return (x.float() + amount * disc).clamp(-1, 1), disc
+
+
+def lesion_response(translator: Translator, x: torch.Tensor, planted: torch.Tensor, disc: torch.Tensor, source: str,
+                    target: str, method: str) -> tuple[torch.Tensor, float, float]:
+    """What a planted lesion changes in the translation -> (change (n, h, w), kept [%], elsewhere [%]).
+
+    kept: the mean change in the disc; elsewhere: the sum of |change| more than two pixels away from it; both relative to
+    the lesion itself. 100 % and 0 % are a faithful translation between modalities on one scale. Empty discs do not count.
+    """
+    some = disc.flatten(1).any(1)
+    x, planted, disc = x[some].float(), planted[some].float(), disc[some]
+    before, after = (translator.slices(image[:, None], source, target, method)[:, 0] for image in (x, planted))
+    change, lesion = after - before, planted - x
+    near = torch.nn.functional.max_pool2d(disc[:, None].float(), 5, 1, 2)[:, 0] > 0     # two pixels around count as the lesion
+    kept = float(100 * change[disc].sum() / lesion[disc].sum())
+    return change, kept, float(100 * change[~near].abs().sum() / lesion[disc].sum())
+
+
+def report_card(report: dict[str, Any]) -> list[dict[str, str]]:
+    """Questions a clinic would ask, answered by the report: [{"question", "answer", "numbers"}]. Nothing is rounded in our favour."""
+    card = []
+    for rival, name in (("copy", "doing nothing"), ("ridge", "the closed-form ridge"), ("unet", "the U-Net")):
+        for metric, sign in (("MAE", -1), ("SSIM", 1)):
+            ours, theirs = body_means(report, "vaelite", metric), body_means(report, rival, metric)
+            lost = [d for d in theirs if sign * ours[d] <= sign * theirs[d]]
+            if theirs:
+                card.append({"question": f"{metric}: better than {name}?",
+                             "answer": f"{len(theirs) - len(lost)} of {len(theirs)} directions",
+                             "numbers": "lost: " + ", ".join(d.replace(">", " → ") for d in lost) if lost else "none lost"})
+    strictest = min((tuple(row["parameters"][k] for k in ("dose_percent", "distance_mm")) for row in rows_of(report, table="gamma")),
+                    default=None)
+    for source, method in dose_methods(report):
+        if method == "vaelite":
+            rivals = {m: rows_of(report, table="dose", source=source, method=m)[0]["mean"] for s, m in dose_methods(report) if s == source}
+            best = min(rivals, key=rivals.get)
+            metric = f"gamma {strictest[0]:g}%/{strictest[1]:g}mm"
+            passed = rows_of(report, table="gamma", source=source, method=method, metric=metric)[0]
+            card.append({"question": f"Dose on the CT made from {source}: the best?",
+                         "answer": "yes" if best == "vaelite" else f"no: {best} is",
+                         "numbers": f"{metric} {passed['mean']:.2f} %, MAE_target "
+                                    + ", ".join(f"{m} {v:.2f} %" for m, v in rivals.items()) + f" (n = {passed['n']})"})
+    return card
+
+
+def body_means(report: dict[str, Any], method: str, metric: str) -> dict[str, float]:
+    """{"CBCT>CT": mean of the metric in the body mask} over all directions of one method."""
+    rows = rows_of(report, table="translation", method=method, metric=metric)
+    return {f"{row['source']}>{row['target']}": row["mean"] for row in rows if row["convention"] == conventions(row["target"])[0]}

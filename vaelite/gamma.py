@@ -1,4 +1,4 @@
-"""The gamma index: how far, in dose and in millimetres, is each reference point from the nearest point of another dose?"""
+"""The gamma index: how far, in dose and in millimetres, is each point from the nearest point of another dose?"""
 from __future__ import annotations
 
 import numpy as np
@@ -15,15 +15,15 @@ GAMMA_MODES = ("global", "local")
 
 def gamma_map(reference_gy: np.ndarray, evaluated_gy: np.ndarray, spacing_mm: tuple[float, float, float], *,
               dose_percent: float, distance_mm: float, normalisation_gy: float, cutoff_percent: float, mode: str,
-              max_gamma: float = 2.0, steps: int = 10) -> np.ndarray:
+              max_gamma: float = 1.5, steps: int = 10) -> np.ndarray:
     """Gamma of every reference voxel, searched in the evaluated dose; nan where the reference is below the cut-off.
 
-    reference_gy, evaluated_gy: z y x [Gy] on one grid, spacing_mm (dz, dy, dx) -> z y x float32 [1], capped at `max_gamma`.
-    mode "global": the dose criterion is `dose_percent` of `normalisation_gy`; "local": of the reference voxel's own dose.
+    reference_gy, evaluated_gy: z y x [Gy] on one grid, spacing_mm (dz, dy, dx) -> z y x float32, capped at `max_gamma`.
+    mode "global": the dose criterion is `dose_percent` of `normalisation_gy`; "local": of the reference voxel's dose.
     The cut-off is `cutoff_percent` of `normalisation_gy`. The evaluated dose is interpolated (trilinear) at points
     `distance_mm / steps` apart, nearest first; a point outside the grid is not a candidate.
-    Raises VaeliteError if the grids differ, a dose is not finite, no voxel is above the cut-off, or numba is not installed.
-    Source: Low et al., Med Phys 25:656 (1998), eqs. 4-5; search in order of distance: Wendling et al., Med Phys 34:1647 (2007).
+    Raises VaeliteError if the grids differ, a dose is not finite, no voxel is above the cut-off, or numba is missing.
+    Source: Low et al., Med Phys 25:656 (1998); search in order of distance: Wendling et al., Med Phys 34:1647 (2007).
     """
     if njit is None:
         raise VaeliteError("gamma needs numba, which is not installed: run `make setup`, or `pip install -e .[dose]`.")
@@ -44,11 +44,11 @@ def gamma_map(reference_gy: np.ndarray, evaluated_gy: np.ndarray, spacing_mm: tu
 
 def gamma_pass_rate(reference_gy: np.ndarray, evaluated_gy: np.ndarray, spacing_mm: tuple[float, float, float], *,
                     dose_percent: float, distance_mm: float, normalisation_gy: float, cutoff_percent: float, mode: str,
-                    max_gamma: float = 2.0, steps: int = 10) -> dict:
+                    max_gamma: float = 1.5, steps: int = 10) -> dict:
     """Share of voxels with gamma <= 1, together with every parameter that the number depends on.
 
     Same arguments and errors as `gamma_map`. Keys: pass_percent, n_voxels, mean_gamma, dose_percent, distance_mm, mode,
-    normalisation_gy, cutoff_percent, spacing_mm, max_gamma, steps, interpolation, reference (which dose was searched from).
+    normalisation_gy, cutoff_percent, spacing_mm, max_gamma, steps, interpolation, reference (whose voxels are judged).
     """
     gamma = gamma_map(reference_gy, evaluated_gy, spacing_mm, dose_percent=dose_percent, distance_mm=distance_mm,
                       normalisation_gy=normalisation_gy, cutoff_percent=cutoff_percent, mode=mode,
@@ -79,18 +79,19 @@ def _check_doses(reference_gy: np.ndarray, evaluated_gy: np.ndarray) -> tuple[np
     """Both doses as contiguous float64 on one 3-D grid."""
     reference_gy, evaluated_gy = np.asarray(reference_gy), np.asarray(evaluated_gy)
     if reference_gy.shape != evaluated_gy.shape:
-        raise VaeliteError(f"gamma: the two doses lie on different grids, {reference_gy.shape} and {evaluated_gy.shape} voxels "
-                           "(z, y, x). Calculate both on one grid, as `recalculate` does.")
+        raise VaeliteError(f"gamma: the two doses lie on different grids, {reference_gy.shape} and {evaluated_gy.shape} "
+                           "voxels. Calculate both on one grid, as `recalculate` does.")
     if reference_gy.ndim != 3 or min(reference_gy.shape) < 2:
         raise VaeliteError(f"gamma: a dose needs three axes of at least 2 voxels, not the shape {reference_gy.shape}.")
     for name, dose_gy in (("reference", reference_gy), ("evaluated", evaluated_gy)):
         if not np.isfinite(dose_gy).all():
-            raise VaeliteError(f"gamma: the {name} dose has {np.count_nonzero(~np.isfinite(dose_gy))} voxels that are not finite.")
+            count = np.count_nonzero(~np.isfinite(dose_gy))
+            raise VaeliteError(f"gamma: {count} voxels of the {name} dose are not finite. Recalculate it.")
     return (np.ascontiguousarray(reference_gy, dtype=np.float64), np.ascontiguousarray(evaluated_gy, dtype=np.float64))
 
 
 def _search_points(distance_mm: float, max_gamma: float, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Shifts (n, 3) [mm] on a cubic grid inside the ball of radius max_gamma * distance_mm, nearest first, and their lengths."""
+    """Shifts (n, 3) [mm] on a cubic grid in the ball of radius max_gamma * distance_mm, nearest first; their lengths."""
     reach = int(np.ceil(max_gamma * steps))
     axis_mm = np.arange(-reach, reach + 1) * (distance_mm / steps)
     shifts_mm = np.stack(np.meshgrid(axis_mm, axis_mm, axis_mm, indexing="ij"), axis=-1).reshape(-1, 3)

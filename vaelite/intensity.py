@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from vaelite.errors import VaeliteError
+from .errors import VaeliteError
 
 MODALITIES = ("CBCT", "CT", "T1c", "T2w")
 HU_MODALITIES = ("CBCT", "CT")
@@ -79,7 +79,7 @@ def from_unit(x, modality: str, scale=None):
 def body_mask(volume, modality: str) -> np.ndarray:
     """Estimate where the patient is, for volumes that come without a mask.
 
-    volume: zyx -> bool zyx: the largest connected region above a threshold, filled slice by slice.
+    volume: zyx -> bool zyx: what lies above a threshold, filled slice by slice; of that the largest connected region.
     Raises VaeliteError if nothing is found. Source: our choice. HU: -300 separates air from fat (about -100), and an
     opening cuts off thin things that touch the skin (table, mask). MR has no unit: Otsu's threshold on the square
     root of smoothed grey values (so that bright fat does not set it) separates tissue from the noise of air.
@@ -93,13 +93,13 @@ def body_mask(volume, modality: str) -> np.ndarray:
         smooth = ndimage.gaussian_filter(np.maximum(volume - volume.min(), 0.0), (0, 1, 1))
         root = np.sqrt(smooth)
         inside = root > _otsu_threshold(root)
-    labels, n_regions = ndimage.label(inside)
+    # fill before choosing: the skull is dark in MR and would part the scalp from the brain
+    closed = ndimage.binary_closing(np.pad(inside, ((0, 0), (3, 3), (3, 3))), in_plane, iterations=2)[:, 3:-3, 3:-3]
+    filled = np.stack([ndimage.binary_fill_holes(axial_slice) for axial_slice in closed])
+    labels, n_regions = ndimage.label(filled)
     if n_regions == 0:
         raise VaeliteError(f"No body found in this {modality} volume. Check its units, or provide mask.nii.gz.")
-    largest = 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
-    body = ndimage.binary_closing(np.pad(labels == largest, ((0, 0), (3, 3), (3, 3))), in_plane, iterations=2)
-    filled = np.stack([ndimage.binary_fill_holes(axial_slice) for axial_slice in body])
-    return filled[:, 3:-3, 3:-3]
+    return labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
 
 
 def check_modality(modality: str) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from vaelite.errors import VaeliteError
+from .errors import VaeliteError
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,10 @@ CONVENTIONS = {
     "grid": Convention("whole grid, [-1024, 3000] HU", (-1024.0, 3000.0), whole_grid=True),
     "mr1": Convention("body mask, p0.5-p99.5 of the reference = 1", None, gaussian=True),
     "mr1_grid": Convention("whole grid, p0.5-p99.5 of the reference = 1", None, whole_grid=True, gaussian=True),
+}
+REPORTED = {  # modality -> (in the mask, over the grid)
+    "CBCT": ("synthrad2023", "grid"), "CT": ("synthrad2023", "grid"),
+    "T1c": ("mr1", "mr1_grid"), "T2w": ("mr1", "mr1_grid"),
 }
 UNIFORM_WINDOW = 7
 GAUSSIAN_SIGMA, GAUSSIAN_RADIUS = 1.5, 5
@@ -94,22 +98,25 @@ def image_metrics(reference, predicted, mask, modality: str) -> dict[tuple[str, 
     CBCT and CT (HU): MAE [HU], PSNR [dB], SSIM [1] under "synthrad2023" and "grid". MR, both volumes in the reference's
     grey values: the same under "mr1" and "mr1_grid", MAE as a fraction of the reference's p0.5-p99.5 range.
     """
-    in_hu = modality in ("CBCT", "CT")
-    in_mask, on_grid = ("synthrad2023", "grid") if in_hu else ("mr1", "mr1_grid")
+    if modality not in REPORTED:
+        raise VaeliteError(f"Unknown modality {modality!r}. Choose one of {', '.join(REPORTED)}.")
+    in_mask, on_grid = REPORTED[modality]
+    in_hu = CONVENTIONS[in_mask].clip is not None
     reference, predicted, mask = _checked(reference, predicted, mask)
-    clipped = _in_range(reference, predicted, mask, CONVENTIONS[in_mask])
-    similarity_map = None if in_hu else _ssim_map(*clipped, gaussian=True)  # one map, averaged twice
+    ranged_reference, ranged_predicted, data_range = _in_range(reference, predicted, mask, CONVENTIONS[in_mask])
+    if not in_hu:
+        reference, predicted = ranged_reference, ranged_predicted  # an MR error has no unit but the reference's range
+        gaussian_map = _ssim_map(reference, predicted, data_range, gaussian=True)  # one map, averaged twice
     values = {}
     for convention in (in_mask, on_grid):
         spec = CONVENTIONS[convention]
         region = _region(mask, spec)
-        pair = (reference, predicted) if in_hu else clipped[:2]
-        values[convention, "MAE"] = _mean_absolute(*pair, region)
-        values[convention, "PSNR"] = _psnr(*clipped[:2], region, clipped[2])
-        if similarity_map is None:
-            values[convention, "SSIM"] = _ssim_of_checked(*clipped[:2], mask, clipped[2], spec)
+        values[convention, "MAE"] = _mean_absolute(reference, predicted, region)
+        values[convention, "PSNR"] = _psnr(ranged_reference, ranged_predicted, region, data_range)
+        if in_hu:
+            values[convention, "SSIM"] = _ssim_of_checked(ranged_reference, ranged_predicted, mask, data_range, spec)
         else:
-            values[convention, "SSIM"] = float(similarity_map[region].mean())
+            values[convention, "SSIM"] = float(gaussian_map.mean(where=region))
     return values
 
 

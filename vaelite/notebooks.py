@@ -81,7 +81,7 @@ def refuse_unknown_parameters(source: Path, parameters: Mapping[str, object]) ->
 
 
 def _run_one(source: Path, parameters: dict, results: Path, cwd: Path, say: Callable[[str], None]) -> Path:
-    """Execute one notebook and put its copies in `results`: an unfinished file first, the real ones when all is well."""
+    """Execute one notebook and put its copies in `results`: an unfinished file first, renamed when all is well."""
     name = source.stem
     executed, page = results / f"{name}.ipynb", results / f"{name}.html"
     failed, unfinished = results / f"{name}.failed.ipynb", results / f".{name}.unfinished.ipynb"

@@ -170,6 +170,13 @@ def load_translator(run: Run, cfg: Config | None = None) -> Translator:
     return Translator(vae, mapper, guided, size, modalities, stage.record["choice"], unet)
 
 
+def load_mapped(run: Run, cfg: Config | None = None) -> Translator:
+    """Stages 1 and 2 alone: a translator for the methods "copy", "ridge" and "mapped", before stage 3 exists."""
+    record = run.load_stage("mapper").record
+    vae, mapper = load_vae(run, cfg), load_mapper(run, cfg)
+    return Translator(vae, mapper, None, record["config"]["data.size"], tuple(record["modalities"]))
+
+
 def restore(model: torch.nn.Module, weights: dict[str, Tensor], run: Run, name: str, cfg: Config | None) -> Any:
     """Load the weights; evaluation mode; no gradients. Raises VaeliteError if they do not fit the model."""
     try:

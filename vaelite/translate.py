@@ -26,7 +26,7 @@ class Translator:
 
     vae: VAE
     mapper: LatentMapper
-    decoder: GuidedDecoder
+    decoder: GuidedDecoder | None
     size: int
     modalities: tuple[str, ...]
     choice: dict[str, str] = field(default_factory=dict)
@@ -68,8 +68,11 @@ class Translator:
                 raise VaeliteError(f"This run was trained on {', '.join(self.modalities)}; it knows no '{modality}'.")
         if source == target:
             raise VaeliteError(f"Source and target are both {source}: nothing to translate.")
-        if method not in METHODS or (method == "unet" and self.unet is None):
-            raise VaeliteError(f"There is no method '{method}' in this run. Choose one of: {', '.join(METHODS)}.")
+        missing = {"unet"} if self.unet is None else set()
+        missing |= {"vaelite", "finetuned"} if self.decoder is None else set()
+        if method not in METHODS or method in missing:
+            available = [name for name in METHODS if name not in missing]
+            raise VaeliteError(f"There is no method '{method}' in this run. Choose one of: {', '.join(available)}.")
 
     def directions(self) -> Iterator[tuple[str, str]]:
         """All ordered pairs of modalities of this run."""

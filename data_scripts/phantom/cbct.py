@@ -35,16 +35,17 @@ class CbctSettings:
     33-100 HU published for head-and-neck CBCT before correction.
     """
 
-    views: int = 120
+    views: int = 160
     source_isocentre_mm: float = 1000.0
     source_detector_mm: float = 1536.0
-    photons: float = 2.5e4                # per detector pixel and view in the open beam
+    photons: float = 4.0e4                # per detector pixel and view in the open beam
     electronic_noise: float = 4.0         # standard deviation, in photons
-    scatter_to_primary: float = 0.6       # behind the middle of the patient
-    scatter_left: float = 0.25            # what the imperfect correction leaves of it
+    scatter_to_primary: float = 0.5       # behind the middle of the patient
+    scatter_left: float = 0.15            # what the imperfect correction leaves of it
     scatter_width_mm: float = 70.0        # at the detector
     lag: float = 0.03                     # the share of each view that the next one still shows
-    hann_cutoff: float = 1.0              # of the reconstruction filter, x Nyquist
+    detector_pixel: float = 0.5           # width at the isocentre, in voxels
+    hann_cutoff: float = 1.2              # of the reconstruction filter, x Nyquist of the detector
     beam_hardening: bool = True
     noise: bool = True
 
@@ -86,7 +87,7 @@ def scan_for(shape: tuple[int, int, int], spacing_mm: tuple[float, float, float]
     distance = settings.source_isocentre_mm
     half_u_mm = radius_mm / math.sqrt(1 - (radius_mm / distance) ** 2)
     half_v_mm = shape[0] * dz / 2 * distance / (distance - radius_mm)
-    pixel_u_mm = min(dy, dx)
+    pixel_u_mm = settings.detector_pixel * min(dy, dx)
     return ConeBeam(settings.views, 2 * math.ceil(half_u_mm / pixel_u_mm), 2 * math.ceil(half_v_mm / dz), pixel_u_mm,
                     dz, distance)
 

@@ -61,7 +61,7 @@ def paint_sinuses(canvas: Canvas, traits: Traits, streams: Streams) -> None:
     canvas.paint("cortical bone", ethmoid - 1.2)
     canvas.paint("mucosa", ethmoid)
     canvas.paint("air", np.maximum(ethmoid + 0.8, 1.0 - 3.2 * np.abs(fine)))
-    canvas.ellipsoid("air", (float(g.normal(0, 3)), -26, 10), (9 * float(g.uniform(0.7, 1.2)), 9, 7.5))               # sphenoid
+    canvas.ellipsoid("air", (float(g.normal(0, 2)), -26, 5), (11 * float(g.uniform(0.7, 1.2)), 10, 8))               # sphenoid
     frontal = float(g.uniform(0.3, 1.3))
     for side in SIDES:
         canvas.ellipsoid("air", mirrored((10, -82, 40), side), (9 * frontal, 3.2, 9 * frontal))

@@ -28,6 +28,7 @@ def face_outline(canvas: Canvas, traits: Traits) -> np.ndarray:
             ((33, -76, 17), (17, 13.5, 14), 8),              # eyelids
             ((36, -68, -8), (22, 20 + cheek, 20), 14),       # cheek bone and cheek
             ((50 + wide, -28, -48), (14 + cheek, 26, 30), 14),       # masseter and angle of the jaw
+            ((55, 2, -32), (17 + 0.5 * cheek, 24, 32), 12),          # parotid
             ((30 + wide, -58, -62), (22 + cheek, 32, 20), 14)):      # body of the mandible
         face = smooth_union(face, ellipsoid_distance(side_x, y, z, centre, radii), blend)
     face = smooth_union(face, ellipsoid_distance(x, y, z, (0, -83, -68), (25, 20, 18)), 12)           # chin
@@ -49,7 +50,7 @@ def neck_outline(canvas: Canvas, traits: Traits) -> np.ndarray:
 
 def ears_outline(canvas: Canvas, body: np.ndarray) -> np.ndarray:
     side_x, y, z = np.abs(canvas.x), canvas.y, canvas.z
-    pinna = ellipsoid_distance(side_x, y, z, (77, 16, 2), (7, 16, 28))
+    pinna = capsule_distance(side_x, y, z, (77, 17, 20), (69, 12, -18), 6, 4.5, (0.9, 2.4, 1))
     concha = ellipsoid_distance(side_x, y, z, (84, 12, 0), (6, 8, 14))
     return smooth_union(body, np.maximum(pinna, -concha), 5)
 
@@ -70,4 +71,4 @@ def paint_skull(canvas: Canvas, cavity: np.ndarray, skull_mm: np.ndarray, stream
         canvas.capsule("air", mirrored((82, 12, 1), side), mirrored((48, 10, 1), side), 3.2, 2.6)                   # ear canal
         canvas.ellipsoid("air", mirrored((44, 10, 2), side), (3, 4, 6))                                             # middle ear
     canvas.bone((0, -8, 8), (0, 9, -19), 8, 6, (1.7, 1, 1), shell_mm=2.2)                                           # clivus
-    canvas.bone((0, -36, 12), (0, -16, 8), 11, 11, (1.4, 1, 1), shell_mm=2)                                         # sphenoid
+    canvas.bone((0, -34, 5), (0, -18, 1), 10, 10, (1.4, 1, 1), shell_mm=2)                                         # sphenoid

@@ -25,7 +25,7 @@ MUSCLES = {
     "digastric": ((13, -40, -78), (46, 8, -45), 4.5, 3.5, (1, 1, 1)),
     "buccinator": ((34, -82, -46), (50, -48, -40), 3, 3, (1, 1, 3.5)),
 }
-FAT_PLANE_MM = 1.5
+FAT_PLANE_MM = 1.0
 
 # The airway from nasopharynx to trachea: start, end, radius at each, stretch
 AIRWAY = (
@@ -54,6 +54,8 @@ def paint_muscles(canvas: Canvas, body: np.ndarray, traits: Traits, pose: Pose, 
     drop = pose.jaw_mm
     canvas.ellipsoid("muscle", (0, -52, -54 - 0.6 * drop + pose.tongue_mm), (23, 33, 24))                  # tongue
     canvas.ellipsoid("muscle", (0, -54, -76 - 0.7 * drop), (20, 28, 7))                                    # floor of the mouth
+    tongue = ellipsoid_distance(x, y, z, (0, -52, -54 - 0.6 * drop + pose.tongue_mm), (23, 33, 24))
+    canvas.paint("fat", tongue + 3, mask=np.full(canvas.grid.shape, 0.2, np.float32))       # fat between its fibres
     canvas.capsule("fat", (0, -70, -66), (0, -40, -62), 0.6, 1.0, (1, 1, 6))                               # septum of the tongue
 
 
@@ -65,11 +67,11 @@ def paint_glands(canvas: Canvas, body: np.ndarray, traits: Traits, streams: Stre
     lower = float(streams("parotid height").uniform(-5, 5))
     for side in SIDES:
         name = "L" if side == LEFT else "R"
-        canvas.ellipsoid("parotid", mirrored((57, 0, -32 + lower), side), (13 * size, 19 * size, 27 * size), mask=skin,
+        canvas.ellipsoid("parotid", mirrored((57, 0, -32 + lower), side), (12.5 * size, 20 * size, 28 * size), mask=skin,
                          bump=2.0 * surface, organ=f"Parotid_{name}")
-        canvas.capsule("parotid", mirrored((54, 6, -30 + lower), side), mirrored((42, 2, -30 + lower), side), 8 * size,
-                       7 * size, (1, 1, 1.7), mask=skin, organ=f"Parotid_{name}")                         # deep lobe
-        canvas.ellipsoid("submandibular", mirrored((31, -36, -78), side), (9.5 * size, 15 * size, 12 * size), mask=skin,
+        canvas.capsule("parotid", mirrored((54, 6, -30 + lower), side), mirrored((41, 2, -30 + lower), side), 9 * size,
+                       8 * size, (1, 1, 1.7), mask=skin, organ=f"Parotid_{name}")                         # deep lobe
+        canvas.ellipsoid("submandibular", mirrored((31, -36, -78), side), (10.5 * size, 16 * size, 13 * size), mask=skin,
                          bump=1.2 * surface, organ=f"Submandibular_{name}")
         canvas.capsule("thyroid", mirrored((17, -22, -116), side), mirrored((15, -20, -150), side), 8, 7, (1, 1.1, 1))
 

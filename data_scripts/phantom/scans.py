@@ -76,9 +76,9 @@ def scan_ct(anatomy: Anatomy, texture: dict[str, np.ndarray], grid: Grid, genera
 def scan_cbct(anatomy: Anatomy, texture: dict[str, np.ndarray], grid: Grid, streams: Streams) -> np.ndarray:
     """CBCT of the treatment day [HU]: another pose, slightly misregistered, dose and scatter different per case."""
     g = streams("CBCT")
-    hu = shift_smoothly(textured_hu(anatomy, texture)[None], grid, streams("CBCT registration"), 0.5, 0.6, 0.5)[0]
-    settings = replace(CbctSettings(), photons=float(10 ** g.uniform(4.2, 4.7)), scatter_to_primary=float(g.uniform(0.4, 0.9)),
-                       scatter_left=float(g.uniform(0.12, 0.35)))
+    hu = shift_smoothly(textured_hu(anatomy, texture)[None], grid, streams("CBCT registration"), 0.35, 0.3, 0.3)[0]
+    settings = replace(CbctSettings(), photons=float(10 ** g.uniform(4.4, 4.9)), scatter_to_primary=float(g.uniform(0.3, 0.7)),
+                       scatter_left=float(g.uniform(0.08, 0.25)))
     return simulate_cbct(hu, grid.spacing_mm, g, settings)
 
 

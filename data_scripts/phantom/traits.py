@@ -54,7 +54,7 @@ def draw_traits(streams: Streams) -> Traits:
         csf_mm=float(g.uniform(1.0, 2.6)),
         atrophy=float(g.uniform(0.0, 0.12)),
         airway=float(g.uniform(0.8, 1.2)),
-        parotid=float(g.uniform(0.88, 1.14)),
+        parotid=float(g.uniform(0.9, 1.1)),
         sinus=float(g.uniform(0.78, 1.1)),
         flexion_mm=float(g.normal(0, 5)),
         turn_degree=float(g.normal(0, 2.0)),
@@ -66,5 +66,5 @@ def draw_traits(streams: Streams) -> Traits:
 def draw_treatment_pose(streams: Streams) -> Pose:
     """The pose on the day of the CBCT; the planning pose is `Pose()`."""
     g = streams("treatment pose")
-    return Pose(jaw_mm=float(abs(g.normal(0, 1.5))), tongue_mm=float(g.normal(0, 1.5)), flexion_mm=float(g.normal(0, 1.5)),
-                airway=float(np.clip(g.normal(1, 0.12), 0.75, 1.25)))
+    return Pose(jaw_mm=float(abs(g.normal(0, 1.2))), tongue_mm=float(g.normal(0, 1.2)), flexion_mm=float(g.normal(0, 1.0)),
+                airway=float(np.clip(g.normal(1, 0.1), 0.8, 1.2)))

@@ -1,0 +1,116 @@
+"""Make the procedural head-and-neck cohort: CBCT, CT, T1c, T2w, body and structures per case, split by patient.
+
+    python data_scripts/make_phantom.py --cases 40 --size 128 --out data/phantom --seed 0
+
+Same seed, same bytes, whatever the number of jobs. A run that was stopped goes on where it was: finished cases are kept.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import sys
+import time
+from pathlib import Path
+
+from case_folder import write_case, write_dataset
+from phantom import GENERATOR_VERSION
+
+LICENCE = "CC-BY-4.0"
+CITATION = ("vaelite procedural head-and-neck phantom. Brain from the ICBM 152 nonlinear symmetric 2009a maps: "
+            "Copyright (C) 1993-2009 Louis Collins, McConnell Brain Imaging Centre, Montreal Neurological Institute, "
+            "McGill University; Fonov et al., NeuroImage 54 (2011) 313-327.")
+SMALLEST, LARGEST = 32, 512
+PRESCRIPTION_GY = {"PTV": 70.0}
+
+
+def split_sizes(n_cases: int) -> dict[str, int]:
+    """About 70 / 10 / 20 %, at least one case each, and two for testing from six cases on."""
+    if n_cases < 3:
+        raise ValueError(f"--cases {n_cases}: at least 3 are needed, one each to train, validate and test")
+    test = max(2 if n_cases >= 6 else 1, round(0.2 * n_cases))
+    validation = max(1, round(0.1 * n_cases))
+    return {"train": n_cases - validation - test, "validation": validation, "test": test}
+
+
+def planned_cases(n_cases: int) -> list[dict]:
+    """[{"name", "patient", "split"}]: one case per patient."""
+    splits = [split for split, size in split_sizes(n_cases).items() for _ in range(size)]
+    return [{"name": f"case_{index:03d}", "patient": f"phantom-{index:03d}", "split": split}
+            for index, split in enumerate(splits)]
+
+
+def recipe(seed: int, size: int) -> dict:
+    """What a finished case must match to be kept."""
+    return {"generator": "make_phantom", "generator_version": GENERATOR_VERSION, "seed": seed, "size": size}
+
+
+def is_finished(folder: Path, seed: int, size: int) -> bool:
+    path = folder / "case.json"
+    if not path.is_file():
+        return False
+    facts = json.loads(path.read_text(encoding="utf-8"))
+    return all(facts.get(key) == value for key, value in recipe(seed, size).items())
+
+
+def make_and_write(job: tuple[int, str, str, int, int, str]) -> tuple[str, float]:
+    """Make one case (in a worker process) and write its folder -> (name, seconds)."""
+    index, name, patient, seed, size, out = job
+    started = time.perf_counter()
+    import torch                                                # imported in the worker, with its thread limits set
+
+    from phantom.scans import make_case
+    torch.set_num_threads(1)
+    case = make_case(seed, index, size)
+    info = {"patient": patient, "source": "procedural phantom, not a patient", **recipe(seed, size), "index": index,
+            "site": case.traits.tumour_site, "sex": case.traits.sex, "fillings": case.has_fillings, "licence": LICENCE,
+            "deidentification": "not a patient: nothing to remove", "prescription_gy": PRESCRIPTION_GY}
+    write_case(out, name, case.volumes, case.mask, case.structures, case.grid.spacing_mm, case.grid.origin_lps_mm, info)
+    return name, time.perf_counter() - started
+
+
+def make_cohort(n_cases: int, size: int, out: Path, seed: int, n_jobs: int) -> None:
+    """Make what is missing, in parallel processes of one thread each, then write dataset.json."""
+    cases = planned_cases(n_cases)
+    missing = [(index, case["name"], case["patient"], seed, size, str(out)) for index, case in enumerate(cases)
+               if not is_finished(out / case["name"], seed, size)]
+    print(f"{n_cases} cases of {size} x {size} x {size // 2} voxels in {out}: {n_cases - len(missing)} there, "
+          f"{len(missing)} to make", flush=True)
+    if missing:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "dataset.json").unlink(missing_ok=True)          # it would describe files about to change
+        # one thread per process: sums are then taken in one order, and the bytes do not depend on the machine's load
+        os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
+        with multiprocessing.get_context("spawn").Pool(min(n_jobs, len(missing))) as pool:
+            for done, (name, seconds) in enumerate(pool.imap(make_and_write, missing), start=1):
+                print(f"  {name}  {done}/{len(missing)}  {seconds:.1f} s", flush=True)
+    info = {"name": out.name, **recipe(seed, size), "licence": LICENCE, "citation": CITATION}
+    write_dataset(out, cases, info)
+    print("split: " + ", ".join(f"{size} {split}" for split, size in split_sizes(n_cases).items()), flush=True)
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--cases", type=int, default=40, help="number of patients (default 40)")
+    parser.add_argument("--size", type=int, default=128, help="voxels across: size x size x size / 2 (default 128)")
+    parser.add_argument("--out", type=Path, default=Path("data/phantom"), help="folder of the data set")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: one per core)")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = parse_arguments(arguments)
+    if not SMALLEST <= options.size <= LARGEST or options.size % 4:
+        sys.exit(f"make_phantom: --size {options.size}: expected a multiple of 4 from {SMALLEST} to {LARGEST}")
+    if options.jobs < 1 or options.seed < 0:
+        sys.exit("make_phantom: --jobs starts at 1, --seed at 0")
+    try:
+        make_cohort(options.cases, options.size, options.out, options.seed, options.jobs)
+    except (ValueError, OSError) as error:
+        sys.exit(f"make_phantom: {error}")
+
+
+if __name__ == "__main__":
+    main()

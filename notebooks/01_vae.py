@@ -1,0 +1,498 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 01 · Can a few hundred numbers stand for a slice?
+#
+# A slice of a head has thousands of pixels. This lesson squeezes it into fewer numbers, the **latents**, and asks what is
+# lost. One network does it for CT, CBCT and MR alike. Lesson 02 will translate between modalities by moving latents, so
+# whatever is lost here is lost for good.
+#
+# | | |
+# |---|---|
+# | **Goal** | build, train and judge a shared variational autoencoder (VAE), and know its rival: PCA |
+# | **Time** | smoke: under 1 min · laptop: about 4 min · paper: hours, needs a GPU |
+# | **Needs** | a data set (`make data`, or your own patients as case folders) |
+# | **Makes** | stage `vae` in `runs/<name>/`, read by lesson 02 |
+# | **You should know** | matrices, means and variances, what a convolution does. No deep learning beyond that |
+
+# %% tags=["parameters"]
+profile_name = "laptop"
+data_dir = "data/phantom-laptop"
+run_dir = "runs/phantom-laptop"
+
+# %%
+# %matplotlib inline
+import math
+from functools import partial
+
+import ipywidgets as widgets
+import torch
+from einops import rearrange
+
+from vaelite.cases import load_cases, load_slices
+from vaelite.explore import explore, show_source
+from vaelite.figures import (draw_components, draw_latent_map, draw_modalities, draw_quality, draw_reconstruction,
+                             draw_slices, draw_training)
+from vaelite.intensity import MODALITIES
+from vaelite.losses import kl_divergence
+from vaelite.profiles import profile
+from vaelite.runs import open_run
+from vaelite.stages import load_vae, train_vae
+from vaelite.vae import VAE, DiagonalGaussian
+
+cfg = profile(profile_name)
+run = open_run(run_dir)
+
+# %% [markdown]
+# ## 1 · Whose heads are these?
+#
+# `load_cases` checks every file once: one grid for each patient, CT in HU, nobody in two splits. **Training** patients
+# teach the network. **Validation** patients judge it in lessons 01 to 03, where we still make choices. **Test** patients
+# are touched once, in lesson 04.
+
+# %%
+cases = load_cases(data_dir)
+modalities = [m for m in MODALITIES if any(m in case.modalities for case in cases)]
+for name in ("train", "validation", "test"):
+    print(f"{name:>10}: {sum(case.split == name for case in cases)} patients")
+print(f"source: {cases[0].info.get('source', 'not stated')}\nmodalities: {', '.join(modalities)}")
+if missing := sorted(set(MODALITIES) - set(modalities)):
+    print(f"This data set has no {' and no '.join(missing)}: what follows leaves them out.")
+
+# %%
+train = load_slices([case for case in cases if case.split == "train"], cfg.data.size)
+held_out_cases = [case for case in cases if case.split == "validation"]
+held_out = load_slices(held_out_cases, cfg.data.size)
+grid = held_out_cases[0].volume(held_out_cases[0].modalities[0]).shape
+pixel_mm = held_out_cases[0].spacing_mm[1] * max(grid[1:]) / cfg.data.size
+row = int((held_out.case == 0).sum() * 0.6)                  # a slice through the face of the first validation patient
+picture = {m: held_out.x[row, i].float() for i, m in enumerate(MODALITIES) if held_out.have[row, i]}
+draw_modalities(picture, pixel_mm, held_out.mask[row])
+
+# %% [markdown]
+# **Read.** The same anatomy four times (or as often as your data have it). CT and CBCT measure X-ray attenuation in
+# Hounsfield units: water 0, air -1000, dense bone above 1000. MR has no unit: T1c makes fat and contrast agent bright, T2w
+# water; bone and air are dark in both. For the network all become `x` in [-1, 1]: HU from -1000 to 2000 linearly, MR from
+# its 0.5 to its 99.5 percentile in the body.
+#
+# ## 2 · How many numbers?
+#
+# The tokenizer cuts a slice into patches of `f × f` pixels and keeps `k` numbers of each. Our `f` and `k` are in
+# `cfg.vae`. The paper calls its own *KL-16*; in the literature this name stands for `f = 16`, `k = 16`.
+#
+# **Predict.** How many pixels does one of our slices have, and how many latents? Write it down, then run.
+
+# %%
+my_guess_latents = None                                      # your number
+f, k, size = cfg.vae.factor, cfg.vae.latent_channels, cfg.data.size
+n_pixels, n_latents = size**2, (size // f) ** 2 * k
+print(f"{size} x {size} = {n_pixels:,} pixels; ({size} / {f})^2 x {k} = {n_latents:,} latents: "
+      f"{n_pixels / n_latents:g} x fewer.  You said {my_guess_latents}.")
+
+# %% [markdown]
+# ## 3 · A rival that needs no training: PCA
+#
+# Before any network: what does the best **linear** code achieve? Principal component analysis finds the `k` patterns whose
+# weighted sum comes closest to every patch, on average, in closed form. With the mean patch $m$ and the orthonormal
+# patterns $c_1 \dots c_k$ (`patch_mean`, `components`):
+#
+# $$ z_j = c_j \cdot (p - m), \qquad \hat p = m + \sum_j z_j \, c_j $$
+#
+# A VAE whose networks have not been trained is exactly this: we let them start at zero.
+
+# %%
+x_train = train.x[train.have][::8, None].float()             # every 8th slice of any modality: (b, 1, h, w) in [-1, 1]
+pca = VAE(cfg.vae).fit_pca(x_train).eval().requires_grad_(False)
+patches = rearrange(x_train, "b 1 (h f) (w g) -> (b h w) (f g)", f=f, g=f)
+draw_components(pca.components[:, 0], pca.deviations, float(patches.var(0).sum()), pixel_mm)
+
+# %% [markdown]
+# **Read.** The first pattern is flat: it carries the mean of a patch. The next are slopes, then curves and stripes, like
+# the first terms of a Fourier series. The number above each is its share of the variance of all training patches.
+#
+# The whole method is these lines:
+
+# %%
+show_source(VAE.fit_pca)
+
+# %% [markdown]
+# ### Try it 1: project a patch
+#
+# Write $\hat p$ for one patch, as above. `components` has one pattern in each row.
+
+# %% tags=["exercise"]
+def my_projection(patch, mean, components):
+    """patch, mean: (p,); components: (k, p), orthonormal rows -> (p,)."""
+    ...                                                      # one or two lines
+
+
+# %% tags=["check"]
+def check_projection(project):
+    mean, components = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([[0.6, 0.8, 0.0], [0.0, 0.0, 1.0]])
+    found = project(mean, mean, components)
+    if found is None:
+        return "not attempted yet"
+    assert found.shape == mean.shape, f"a patch has {tuple(mean.shape)} numbers, yours {tuple(found.shape)}"
+    assert torch.allclose(found, mean), "the mean patch must come back as it is: subtract the mean first, add it last"
+    inside = mean + 2 * components[0] - components[1]
+    assert torch.allclose(project(inside, mean, components), inside), "a sum of the patterns must come back unchanged"
+    outside = mean + torch.tensor([0.8, -0.6, 0.0])          # at right angles to both patterns
+    assert torch.allclose(project(outside, mean, components), mean), "what no pattern carries must be lost"
+    return "correct"
+
+
+print(check_projection(my_projection))
+
+# %% tags=["solution"] jupyter={"source_hidden": true}
+def my_projection(patch, mean, components):
+    return mean + components.T @ (components @ (patch - mean))
+
+
+print(check_projection(my_projection))
+
+# %% [markdown]
+# ### Explore 1: turn patterns off
+#
+# **Predict**, before you touch it: from how many patterns on can you no longer tell the copy from the original?
+
+# %%
+def draw_pca(vae, slices, row, pixel_mm, patterns, modality):
+    x = slices.x[row, MODALITIES.index(modality)][None, None].float()
+    z = vae.linear_encode(x)                                 # 1 k h w
+    z[:, patterns:] = 0
+    name = f"{z[:, :patterns].numel():,} numbers"
+    return draw_reconstruction(x[0, 0], {name: vae.linear_decode(z)[0, 0]}, modality, pixel_mm, slices.mask[row])
+
+
+explore(partial(draw_pca, pca, held_out, row, pixel_mm), "What goes first when numbers are few: bone, brain or air?",
+        patterns=widgets.IntSlider(k // 4, 1, k), modality=list(picture))
+
+# %%
+def unit_psnr(x, reference):
+    """Peak signal-to-noise ratio [dB] of images in [-1, 1]: range 2, one mean over all pixels."""
+    return float(10 * torch.log10(4 / (x - reference).square().mean()))
+
+
+steps = [n for n in (1, 2, 4, 8, 16, 32) if n <= k]
+x_held_out = {m: held_out.x[held_out.have[:, i], i][:, None].float() for i, m in enumerate(MODALITIES) if m in modalities}
+pca_db = {m: [] for m in modalities}
+for m, x in x_held_out.items():
+    z = pca.linear_encode(x)
+    for n in steps:
+        kept = torch.where(torch.arange(k).view(1, k, 1, 1) < n, z, 0.0)
+        pca_db[m].append(unit_psnr(pca.linear_decode(kept).clamp(-1, 1), x))
+draw_quality([n * (size // f) ** 2 for n in steps], pca_db, n_pixels)
+
+# %% [markdown]
+# **Read.** PSNR is a logarithm: +6 dB means half the root-mean-square error, and about 30 dB is where most readers stop
+# seeing an error in a grey picture. Whole slices count here, air too, of the validation patients, whom the PCA never saw.
+# Note which modality is hardest. Noise cannot be compressed: what is random in one pixel is not told by its neighbours.
+#
+# ## 4 · From a point to a cloud: the variational autoencoder
+#
+# A VAE adds two things to PCA. Its encoder and decoder may be **curved** (small convolutional networks that add to the
+# linear path), and its code is a **cloud** instead of a point. For each latent the encoder gives the mean $\mu$ (`mean`)
+# and the logarithm of the variance $\log \sigma^2$ (`logvar`) of a normal distribution $q(z|x)$, the *posterior*:
+#
+# $$ z = \mu + \sigma \, \epsilon, \qquad \epsilon \sim N(0, 1) $$
+#
+# Why so? Neighbouring clouds must not overlap if the decoder is to tell them apart. So similar slices get similar codes,
+# and small errors in a latent do small harm: just what a mapper between modalities needs.
+#
+# ### Try it 2: the reparameterisation trick
+#
+# Write $z$, given `mean`, `logvar` and the noise. Training works because the noise comes from outside: $z$ can be
+# differentiated with respect to `mean` and `logvar`.
+
+# %% tags=["exercise"]
+def my_sample(mean, logvar, noise):
+    ...                                                      # one line; note: logvar is log(sigma^2)
+
+
+# %% tags=["check"]
+def check_sample(sample):
+    if sample(0.0, 0.0, 1.0) is None:
+        return "not attempted yet"
+    assert abs(sample(3.0, 0.0, 0.0) - 3) < 1e-9, "without noise, z is the mean"
+    assert abs(sample(0.0, 0.0, 2.0) - 2) < 1e-9, "logvar 0 means sigma 1: the noise passes unchanged"
+    assert abs(sample(0.0, math.log(9), 1.0) - 3) < 1e-9, "variance 9 is sigma 3: take half of logvar before exp"
+    assert abs(sample(5.0, math.log(9), -1.0) - 2) < 1e-9, "the mean is added to the noise, and noise has a sign"
+    return "correct"
+
+
+print(check_sample(my_sample))
+
+# %% tags=["solution"] jupyter={"source_hidden": true}
+def my_sample(mean, logvar, noise):
+    return mean + math.exp(0.5 * logvar) * noise
+
+
+print(check_sample(my_sample))
+
+# %% [markdown]
+# ### What a cloud costs
+#
+# Nothing yet keeps the encoder from shrinking every cloud to a point. The **Kullback-Leibler divergence** does: it says
+# how many nats (1 nat = 1.44 bit) it takes to tell $q(z|x)$ from the prior $N(0, 1)$:
+#
+# $$ \mathrm{KL} = \mathbb{E}_{z \sim q}\left[\log q(z|x) - \log p(z)\right] = \tfrac12 \left(\mu^2 + \sigma^2 - 1 - \log \sigma^2\right) $$
+#
+# (Kingma and Welling 2014, appendix B). Training minimises the negative evidence lower bound, in our weights
+#
+# $$ \mathcal L = \underbrace{|\hat x - x| + w_s\,(1 - \mathrm{SSIM})}_{\texttt{image}} + \beta \, \underbrace{\mathrm{KL}/n}_{\texttt{kl\_per\_latent}} $$
+#
+# with $w_s$ = `cfg.loss.ssim`, $\beta$ = `cfg.loss.kl` and $n$ latents a slice. The paper publishes no losses: these are our
+# choice.
+#
+# ### Try it 3: the divergence of one latent
+
+# %% tags=["exercise"]
+def my_kl(mu, logvar):
+    ...                                                      # one line, in nats
+
+
+# %% tags=["check"]
+def check_kl(kl):
+    if kl(0.0, 0.0) is None:
+        return "not attempted yet"
+    assert abs(kl(0.0, 0.0)) < 1e-9, "the prior is 0 nats from itself"
+    assert abs(kl(1.0, 0.0) - 0.5) < 1e-9, "moving mu by one sigma costs half a nat"
+    assert kl(0.0, math.log(0.01)) > 0, "a divergence is never negative: look at the sign of logvar"
+    z = 0.5 + 0.2 * torch.randn(200_000, generator=torch.Generator().manual_seed(0))
+    log_ratio = -0.5 * ((z - 0.5) / 0.2) ** 2 - math.log(0.2) + 0.5 * z**2
+    difference = abs(kl(0.5, math.log(0.04)) - float(log_ratio.mean()))
+    assert difference < 0.02, f"200,000 draws disagree by {difference:.2f} nat: sigma^2 is exp(logvar); are all terms there?"
+    return "correct"
+
+
+print(check_kl(my_kl))
+
+# %% tags=["solution"] jupyter={"source_hidden": true}
+def my_kl(mu, logvar):
+    return 0.5 * (mu**2 + math.exp(logvar) - 1 - logvar)
+
+
+print(check_kl(my_kl))
+
+# %% [markdown]
+# The library's version does the same for a whole slice. The check above compared yours with a **Monte Carlo** estimate of
+# the definition, which knows nothing of the formula.
+
+# %%
+show_source(kl_divergence)
+
+# %% [markdown]
+# ## 5 · Train it
+#
+# One function, the same as behind `python -m vaelite vae`. It fits the PCA, then trains the networks on single slices of
+# all modalities; it is never told which modality it sees.
+#
+# **Predict.** How many dB will the networks gain over PCA with the same number of latents? (+6 dB is half the error.)
+
+# %%
+my_guess_gain_db = None                                      # your number
+
+# %%
+train_vae(cfg, cases, run)
+vae = load_vae(run)                                          # from the run folder: what the next lesson will get
+
+# %%
+draw_training(run.stages["vae"]["history"], "VAE")
+
+# %%
+vae_db = run.stages["vae"]["metrics"]["psnr_db"]            # by train_vae, on the same validation slices
+gain_db = sum(vae_db[m] - pca_db[m][-1] for m in modalities) / len(modalities)
+print(f"measured: {gain_db:+.1f} dB over PCA, mean of {len(modalities)} modalities, {len(held_out_cases)} validation "
+      f"patients, n = {len(held_out)} slices.  You said {my_guess_gain_db}.")
+draw_quality([n * (size // f) ** 2 for n in steps], pca_db, n_pixels, vae_db)
+
+# %% [markdown]
+# **Read.** The stars are the VAE, the end of each line is PCA with as many numbers. If the star is hardly higher, training
+# was too short to matter: at profile `smoke` that is so. A method that costs minutes has to beat one that costs a second;
+# always print both.
+#
+# ### Explore 2: where is the error?
+
+# %%
+def draw_codes(pca, vae, slices, pixel_mm, modality, slice):
+    x = slices.x[slice, MODALITIES.index(modality)][None, None].float()
+    codes = {"PCA": pca.decode(pca.encode(x).mean)[0, 0], "VAE": vae.decode(vae.encode(x).mean)[0, 0]}
+    return draw_reconstruction(x[0, 0], codes, modality, pixel_mm, slices.mask[slice])
+
+
+n_slices = int((held_out.case == 0).sum())                   # of the first validation patient
+explore(partial(draw_codes, pca, vae, held_out, pixel_mm), "Where does the VAE repair what PCA gets wrong?",
+        modality=list(picture), slice=widgets.IntSlider(row, 0, n_slices - 1))
+
+# %% [markdown]
+# **Read.** Red is too high, blue too low. The errors follow edges, because an edge needs many patterns at once. How much
+# worse are edges? Let us measure instead of trusting the eye.
+
+# %%
+rows = torch.arange(0, len(held_out), 3)                     # every third slice is enough for what follows
+have = held_out.have[rows]
+x = held_out.x[rows][have][:, None].float()                  # (n, 1, h, w), all modalities mixed
+codes = [vae.encode(part) for part in x.split(32)]
+posterior = DiagonalGaussian(torch.cat([c.mean for c in codes]), torch.cat([c.logvar for c in codes]))
+x_decoded = torch.cat([vae.decode(part) for part in posterior.mean.split(32)])
+
+# %%
+inside = held_out.mask[rows][have.nonzero()[:, 0]][:, None]
+steepness = torch.stack(torch.gradient(x, dim=(-2, -1))).square().sum(0).sqrt()
+steep = steepness > steepness[inside][:1_000_000].quantile(0.9)
+error = (x_decoded - x).abs()
+edge, elsewhere = error[inside & steep].mean(), error[inside & ~steep].mean()
+print(f"mean absolute error in the body, of the range 2: {edge:.3f} in the steepest tenth of the pixels, {elsewhere:.3f} "
+      f"elsewhere: {edge / elsewhere:.1f} x more (n = {len(x)} slices, validation)")
+
+# %% [markdown]
+# ## 6 · How exact must a latent be?
+#
+# Lesson 02 will **predict** latents, and predictions are never exact. So we add noise of a known size to the latents and
+# decode. One knob, four values. Latents have about unit variance, so 0.1 is an error of 10 %.
+#
+# **Predict.** At which noise is the picture as bad as PCA with half of its patterns?
+
+# %%
+generator = torch.Generator().manual_seed(0)
+noise = torch.randn(posterior.mean.shape, generator=generator)
+print(f"{'noise [SD of a latent]':>24}{'PSNR [dB]':>12}")
+for level in (0.0, 0.1, 0.3, 1.0):
+    noisy = torch.cat([vae.decode(part) for part in (posterior.mean + level * noise).split(32)])
+    print(f"{level:>24}{unit_psnr(noisy.clamp(-1, 1), x):>12.1f}")
+
+# %%
+nats = kl_divergence(posterior.mean, posterior.logvar)       # (n,) nat per slice
+sigma = posterior.logvar.mul(0.5).exp().median()
+kilobytes = nats.mean() / math.log(2) / 8 / 1000
+assert (nats >= 0).all(), "a divergence is never negative"
+print(f"A slice costs {nats.mean():,.0f} nats = {kilobytes:.1f} kB; as 16-bit pixels it takes {2 * n_pixels / 1000:.1f} kB. "
+      f"The median cloud has sigma = {sigma:.3f}.")
+
+# %% [markdown]
+# **Read.** The encoder chose its clouds (the median $\sigma$) much smaller than 1, because $\beta$ is tiny. So this VAE is
+# a good **tokenizer**, and a bad **generator**. See what that means:
+#
+# ### Break it: decode latents that nobody encoded
+#
+# If the clouds filled the prior, any draw from $N(0, 1)$ would decode to a head. **Predict**: will it?
+
+# %%
+draws = torch.randn(3, *posterior.mean.shape[1:], generator=generator)
+dreams = {f"draw {number}": image[0] for number, image in enumerate(vae.decode(draws), 1)}
+draw_slices(dreams, "model space", pixel_mm,
+            f"No heads: independent draws from the prior (clouds have sigma {sigma:.2f}, the prior 1)")
+
+# %% [markdown]
+# **Read.** Neighbouring latents of a real head belong together; independent draws know nothing of it. With a large
+# $\beta$ the clouds would grow to $\sigma = 1$ and the mean to 0: every slice would get the same code, and the decoder would
+# ignore it. That is **posterior collapse**. Between the two, $\beta$ is a choice.
+#
+# ## 7 · One space for all modalities: where do CT and MR of one head lie?
+#
+# Nobody told the VAE about modalities. **Predict**: is the CT of a slice closer to the MR of the *same* slice, or to the CT
+# of the slice a few millimetres above?
+
+# %%
+number, modality = have.nonzero().T                          # of each code: which slice, which modality
+flat = rearrange(posterior.mean, "n k h w -> n (k h w)")
+centre = flat.mean(0)
+u, deviation, axes = torch.linalg.svd(flat - centre, full_matrices=False)    # PCA again, now of whole slices
+points = u[:, :2] * deviation[:2] / (u[:, 0] * deviation[0]).std()
+share = deviation.square() / deviation.square().sum()
+patients = [held_out.names[i] for i in held_out.case[rows][number]]
+one_slice = (number == row // 3).nonzero()[:, 0].tolist()
+draw_latent_map(points, [MODALITIES[i] for i in modality], patients, share[:2], one_slice)
+
+# %%
+def distance(a, b):
+    """Root-mean-square difference per latent between codes of the same length: (n, d), (n, d) -> number."""
+    return float((a - b).square().mean(1).sqrt().median())
+
+
+code = {m: posterior.mean.new_full((len(rows), flat.shape[1]), math.nan) for m in modalities}
+for m in modalities:
+    chosen = modality == MODALITIES.index(m)
+    code[m][number[chosen]] = flat[chosen]
+gap_mm = 3 * held_out_cases[0].spacing_mm[0]
+first = modalities[0] if "CT" not in modalities else "CT"
+above = distance(code[first][:n_slices // 3 - 1], code[first][1:n_slices // 3])
+print(f"from a {first} to the {first} {gap_mm:g} mm above:  {above:.2f} (RMS per latent, median)")
+for m in modalities:
+    if m != first:
+        both = code[m].isfinite().all(1) & code[first].isfinite().all(1)
+        print(f"from a {first} to the {m} of the same slice:  {distance(code[first][both], code[m][both]):.2f}")
+
+# %% [markdown]
+# **Read.** A shared space does not mean one place for one anatomy. Where the map splits by colour, a modality is far from
+# the other, and a mapper has a way to go. CT and CBCT show the same physics and lie close together. If your prediction was
+# "closest to its own MR": the VAE was asked to keep everything needed to draw the slice again, and the modality is part of
+# that.
+#
+# ### Explore 3: walk through the latent space
+#
+# We start at one slice and walk along the main directions of the map, in standard deviations (SD), decoding on the way.
+
+# %%
+def draw_walk(vae, z, axes, sizes, pixel_mm, direction, steps_sd):
+    moved = z + steps_sd * sizes[direction - 1] * axes[direction - 1].view_as(z)
+    start, end = vae.decode(torch.stack([z, moved]))[:, 0]
+    change = float((end - start).abs().mean())
+    return draw_slices({"start": start, f"{steps_sd:+.1f} SD": end}, "model space", pixel_mm,
+                       f"{steps_sd:+.1f} SD along direction {direction} changes a pixel by {change:.2f} of the range 2")
+
+
+sizes = deviation / math.sqrt(len(flat))                     # standard deviation along each direction
+explore(partial(draw_walk, vae, posterior.mean[one_slice[-1]], axes, sizes, pixel_mm),
+        "Which direction changes the modality, and which the anatomy?",
+        direction=range(1, 5), steps_sd=widgets.FloatSlider(0, min=-3, max=3, step=0.25))
+
+# %% [markdown]
+# ## 8 · Check yourself
+#
+# 1. The paper's KL-16 codes a slice of 256 x 256 with `f = 16`, `k = 16`. How many latents is that? (Checked below.)
+# 2. Why does the encoder give the *logarithm* of the variance?
+# 3. A colleague shows a VAE with a KL of 0.00 nats and is pleased. What has happened?
+
+# %%
+my_latents = None                                            # your answer to question 1
+answer = (256 // 16) ** 2 * 16
+print("not attempted yet" if my_latents is None else "correct" if my_latents == answer else "no: patches x numbers each")
+
+# %% [markdown]
+# <details><summary>Answers 2 and 3</summary>
+#
+# 2: A variance must be positive; its logarithm may be any number, so the network needs no constraint, and its scale is
+# even: halving and doubling are equal steps. 3: Posterior collapse: every slice has the code of the prior, so the code says
+# nothing and the decoder draws the mean of all slices.
+# </details>
+
+# %%
+few, few_db = steps[0] * (size // f) ** 2, sum(pca_db[m][0] for m in modalities) / len(modalities)
+all_db = sum(vae_db[m] for m in modalities) / len(modalities)
+print(f"Can a few hundred numbers stand for a slice? {few:,} numbers: {few_db:.1f} dB (PCA). {n_latents:,} numbers, "
+      f"{n_pixels / n_latents:g} x fewer than pixels: {all_db:.1f} dB (VAE), profile {profile_name}, validation.")
+print(f"saved: {run.path}/vae.safetensors, {run.stages['vae']['parameters']:,} parameters, "
+      f"{run.stages['vae']['seconds']:.0f} s")
+
+# %% [markdown]
+# **What we did.** We coded slices of all modalities with one VAE that starts at PCA, measured what is lost against PCA
+# with as many numbers, and looked at where modalities lie. A few hundred numbers keep the head, a few thousand the
+# picture: the line above gives both in dB.
+#
+# **What it cannot do.** It loses fine structure, most at edges. It generates no new heads. Our numbers come from
+# validation patients of this data set; on a phantom they say nothing about patients. Nothing here is a medical device.
+#
+# **Next.** Lesson 02 freezes this VAE and learns to map the latents of one modality to those of another. To use your own
+# patients, write case folders (README, "your own data") and set `data_dir` and `run_dir` above.

@@ -1,0 +1,149 @@
+"""Stages 2 and 3: the ridge is least squares, new networks change nothing, the mapper sees both ways."""
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from vaelite.baselines import ConditionedUNet, UNetConfig
+from vaelite.decoder import DecoderConfig, GuidedDecoder
+from vaelite.mapper import LatentMapper, MapperConfig, position_code, ridge_regression
+from vaelite.vae import VAE, VAEConfig
+
+CONFIG = MapperConfig(latent_channels=4, width=32, depth=2, heads=2)
+
+
+@pytest.fixture(scope="module")
+def latents() -> tuple[torch.Tensor, torch.Tensor]:
+    """Latents of four modalities; modality 1 is a fixed blur of modality 0 plus noise, modality 3 is sometimes absent."""
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(40, 4, 4, 6, 6, generator=generator)
+    z[:, 1] = torch.nn.functional.avg_pool2d(z[:, 0], 3, 1, 1) + 0.1 * z[:, 1]
+    have = torch.ones(40, 4, dtype=torch.bool)
+    have[::3, 3] = False
+    return z, have
+
+
+def trained(latents) -> LatentMapper:
+    """A mapper whose zero-initialised layers were moved, so that every path is open."""
+    torch.manual_seed(0)
+    mapper = LatentMapper(CONFIG).fit_ridge(*latents)
+    with torch.no_grad():
+        for parameter in mapper.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return mapper.eval()
+
+
+def directions(s: int, t: int, n: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.full((n,), s), torch.full((n,), t)
+
+
+def test_ridge_without_penalty_is_numpy_s_least_squares():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(200, 7)).astype(np.float32), rng.normal(size=(200, 3)).astype(np.float32)
+    expected = np.linalg.lstsq(np.c_[x, np.ones(200)].astype(np.float64), y, rcond=None)[0]
+    np.testing.assert_allclose(ridge_regression(torch.tensor(x), torch.tensor(y), 0.0), expected, atol=1e-5)
+
+
+def test_ridge_penalty_shrinks_the_weights():
+    x, y = torch.randn(100, 5, generator=torch.Generator().manual_seed(0)), torch.randn(100, 1)
+    sizes = [float(ridge_regression(x, y, penalty).norm()) for penalty in (0.0, 0.1, 1.0, 10.0)]
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_convolution_ridge_equals_least_squares_on_patches(latents):
+    """fit_ridge stores its solution as a convolution kernel: it must predict what the regression predicts."""
+    z, have = latents
+    mapper = LatentMapper(CONFIG).fit_ridge(z, have, penalty=1e-2)
+    normal = (z - mapper.latent_mean) / mapper.latent_deviation
+    patches = torch.nn.functional.unfold(normal[:, 0], 3, padding=1).transpose(1, 2).reshape(-1, 36)
+    wanted = normal[:, 1].permute(0, 2, 3, 1).reshape(-1, 4)
+    weights = ridge_regression(patches, wanted, 1e-2)
+    expected = (torch.cat([patches, torch.ones(len(patches), 1)], 1) @ weights).view(40, 6, 6, 4).permute(0, 3, 1, 2)
+    np.testing.assert_allclose(mapper.ridge(normal[:, 0], *directions(0, 1, 40)), expected, atol=1e-4)
+    residual = (expected - normal[:, 1]).square().mean()
+    assert residual < 0.5 * normal[:, 1].square().mean()     # the blur is linear, so ridge finds most of it
+
+
+def test_new_mapper_is_its_ridge(latents):
+    mapper = LatentMapper(CONFIG).fit_ridge(*latents)
+    z, d = latents[0][:, 0], directions(0, 1, 40)
+    with torch.no_grad():
+        np.testing.assert_allclose(mapper(z, *d), mapper.ridge_latents(z, *d), atol=1e-6)
+
+
+def test_mapper_sees_both_ways(latents):
+    """The Jacobian of one output token has entries for tokens before and behind it: attention has no causal mask."""
+    mapper = trained(latents)
+    z = torch.randn(1, 4, 6, 6, generator=torch.Generator().manual_seed(1))
+    middle = 14                                              # row 2, column 2 of 36 tokens
+
+    def token(x: torch.Tensor) -> torch.Tensor:
+        return mapper.transform(x, *directions(0, 1, 1)).flatten(2)[0, :, middle]
+
+    jacobian = torch.autograd.functional.jacobian(token, z).flatten(-2).abs().sum((0, 1, 2))  # one number an input token
+    assert (jacobian[:middle] > 0).all() and (jacobian[middle + 1:] > 0).all()
+
+
+def test_attention_alone_is_permutation_equivariant(latents):
+    """Without position code and depthwise convolution, shuffled tokens give shuffled answers."""
+    block = trained(latents).blocks[0]
+    x, order = torch.randn(2, 36, 32, generator=torch.Generator().manual_seed(2)), torch.randperm(36)
+    with torch.no_grad():
+        np.testing.assert_allclose(block.attend(x[:, order]), block.attend(x)[:, order], atol=1e-5)
+
+
+def test_ridge_is_translation_equivariant_inside(latents):
+    mapper = LatentMapper(CONFIG).fit_ridge(*latents)
+    z = torch.randn(1, 4, 12, 12, generator=torch.Generator().manual_seed(3))
+    a = mapper.ridge(z, *directions(0, 1, 1))
+    b = mapper.ridge(z.roll(1, -1), *directions(0, 1, 1))
+    np.testing.assert_allclose(b[..., 2:-1], a.roll(1, -1)[..., 2:-1], atol=1e-5)
+
+
+def test_guidance_matters_and_batches_may_mix_directions(latents):
+    mapper, z = trained(latents), latents[0][:3, 0]
+    with torch.no_grad():
+        alone = [mapper(z[i:i + 1], *directions(0, t, 1)) for i, t in enumerate((1, 2, 3))]
+        mixed = mapper(z, torch.tensor([0, 0, 0]), torch.tensor([1, 2, 3]))
+        np.testing.assert_allclose(mixed, torch.cat(alone), atol=1e-4)
+        assert (mapper(z, *directions(0, 1, 3)) - mapper(z, *directions(0, 2, 3))).abs().mean() > 0.01
+
+
+def test_absent_modalities_do_not_reach_the_ridge(latents):
+    z, have = latents
+    spoiled = torch.where(have[:, :, None, None, None], z, torch.tensor(1e6))
+    a, b = LatentMapper(CONFIG).fit_ridge(z, have), LatentMapper(CONFIG).fit_ridge(spoiled, have)
+    np.testing.assert_allclose(a.ridge_kernel, b.ridge_kernel)
+
+
+def test_position_code_tells_all_places_apart_at_any_size():
+    for h, w in ((4, 4), (7, 5), (16, 16)):
+        code = position_code(h, w, 32)
+        assert code.shape == (h * w, 32)
+        assert torch.cdist(code, code).fill_diagonal_(9).min() > 0.1
+
+
+def test_new_guided_decoder_is_the_stage_1_decoder():
+    torch.manual_seed(0)
+    vae = VAE(VAEConfig())
+    x = torch.rand(2, 1, 64, 64) * 2 - 1
+    vae.fit_pca(x)
+    with torch.no_grad():
+        for parameter in vae.decoder.parameters():           # a decoder that draws something
+            parameter.add_(0.02 * torch.randn_like(parameter))
+        guided = GuidedDecoder(vae.decoder, vae.config.decoder_widths, DecoderConfig())
+        z = vae.encode(x).mean
+        drawn = guided(z, vae.linear_decode(z), -x, *directions(0, 1, 2))
+        np.testing.assert_allclose(drawn, vae.decode(z), atol=1e-6)
+        guided.decoder.head.weight.add_(1.0)                 # a copy: fine-tuning leaves the VAE as it was
+        np.testing.assert_allclose(drawn, vae.decode(z), atol=1e-6)
+
+
+def test_unet_baseline_hears_its_condition():
+    torch.manual_seed(0)
+    unet = ConditionedUNet(UNetConfig(features=(8, 8, 8, 8, 8, 8), condition_width=16)).eval()
+    x = torch.randn(1, 1, 32, 32)
+    with torch.no_grad():
+        assert (unet(x, *directions(0, 1, 1)) - unet(x, *directions(0, 2, 1))).abs().max() > 1e-4
+        assert (unet(x, *directions(0, 1, 1)) - unet(x, *directions(3, 1, 1))).abs().max() > 1e-4

@@ -1,0 +1,93 @@
+"""Run folders and profiles: nothing half-written, nothing stale, every refusal says what to do."""
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from vaelite.errors import VaeliteError
+from vaelite.profiles import PROFILES, from_knobs, knobs, profile
+from vaelite.runs import open_run, write_atomically
+
+
+def test_a_stage_survives_the_round_trip_bit_for_bit(tmp_path):
+    run = open_run(tmp_path / "run")
+    weights = {"w": torch.randn(3, 4), "b": torch.arange(5)}
+    run.save_stage("vae", weights, {"config": {"seed": 0}})
+    stage = open_run(tmp_path / "run").load_stage("vae")
+    assert all(torch.equal(stage.weights[name], value) for name, value in weights.items())
+    assert stage.record["config"] == {"seed": 0}
+
+
+def test_a_missing_stage_names_the_notebook(tmp_path):
+    with pytest.raises(VaeliteError, match=r"no 'vae' stage.*01_vae"):
+        open_run(tmp_path).load_stage("vae")
+
+
+def test_a_mapper_is_refused_once_its_vae_was_trained_again(tmp_path):
+    run = open_run(tmp_path)
+    run.save_stage("vae", {"w": torch.zeros(1)}, {})
+    run.save_stage("mapper", {"w": torch.zeros(1)}, {}, needs=("vae",))
+    run.load_stage("mapper")
+    run.save_stage("vae", {"w": torch.ones(1)}, {})
+    with pytest.raises(VaeliteError, match="another 'vae'.*02_latent_mapper"):
+        run.load_stage("mapper")
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "remove"])
+def test_damaged_weights_are_refused(tmp_path, damage):
+    run = open_run(tmp_path)
+    run.save_stage("vae", {"w": torch.randn(100)}, {})
+    file = tmp_path / "vae.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    {"truncate": lambda: file.write_bytes(content[:50]), "flip": lambda: file.write_bytes(content),
+     "remove": file.unlink}[damage]()
+    with pytest.raises(VaeliteError, match="01_vae"):
+        open_run(tmp_path).load_stage("vae")
+
+
+def test_an_unreadable_manifest_is_refused_and_kept(tmp_path):
+    (tmp_path / "manifest.json").write_text("{ half")
+    with pytest.raises(VaeliteError, match="manifest.json"):
+        open_run(tmp_path)
+    assert (tmp_path / "manifest.json").read_text() == "{ half"
+
+
+def test_a_crash_while_writing_keeps_the_old_file(tmp_path):
+    file = tmp_path / "a.json"
+    file.write_text("old")
+
+    def crash(temporary: str) -> None:
+        with open(temporary, "w") as half:
+            half.write("ne")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(file, crash)
+    assert file.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_a_profile_survives_its_record_in_the_manifest(name):
+    cfg = profile(name)
+    assert from_knobs(json.loads(json.dumps(knobs(cfg)))) == cfg
+
+
+def test_profiles_differ_only_in_numbers():
+    assert profile("laptop").data.size == 128 and profile("smoke").data.size == 64 and profile("paper").data.size == 256
+    paper = profile("paper").vae
+    assert (paper.factor, paper.latent_channels) == (16, 16)             # KL-16
+
+
+@pytest.mark.parametrize(("knob", "value", "message"), [
+    ("vae.factr", 8, "vae.factor"), ("vae.factor", "8", "int"), ("vae_fit.steps", 1.5, "int"), ("nothing", 1, "no knob")])
+def test_a_wrong_knob_is_refused_with_its_neighbour(knob, value, message):
+    with pytest.raises(VaeliteError, match=message):
+        profile("smoke", **{knob: value})
+
+
+def test_an_unknown_profile_lists_the_known():
+    with pytest.raises(VaeliteError, match="smoke"):
+        profile("smok")

@@ -1,0 +1,189 @@
+"""The whole chain on a tiny data set: stages, translation of a file, report, command line."""
+from __future__ import annotations
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from conftest import write_nifti
+
+from vaelite.__main__ import main
+from vaelite.cases import load_cases, load_slices, load_volume
+from vaelite.errors import VaeliteError
+from vaelite.profiles import profile
+from vaelite.report import report_tables, rows_of
+from vaelite.runs import open_run
+from vaelite.stages import (choose_decoders, evaluate, finetune_decoder, load_mapper, load_translator, train_mapper,
+                            train_unet, train_vae)
+from vaelite.train import FitConfig, draw_pairs, fit
+from vaelite.translate import translate
+
+KNOBS = {"data.size": 32, "vae_fit.steps": 8, "mapper_fit.steps": 8, "decoder_fit.steps": 8, "mapper.depth": 1,
+         "unet.features": (8, 8, 8, 8, 8, 8), "dose.bixel_mm": 15.0, "dose.grid_mm": 6.0, "dose.n_fields": 3}
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_set, tmp_path_factory):
+    """(cases, run) with all stages and the report."""
+    cfg, cases = profile("smoke", **KNOBS), load_cases(tiny_set)
+    run = open_run(tmp_path_factory.mktemp("runs") / "tiny")
+    train_vae(cfg, cases, run)
+    train_mapper(cfg, cases, run)
+    finetune_decoder(cfg, cases, run)
+    train_unet(cfg, cases, run)
+    evaluate(cases, run)
+    return cases, run
+
+
+def test_report_is_complete(finished):
+    report = finished[1].report()
+    translation = rows_of(report, table="translation")
+    assert {(r["source"], r["target"]) for r in translation} == {
+        (s, t) for s in ("CBCT", "CT", "T1c", "T2w") for t in ("CBCT", "CT", "T1c", "T2w") if s != t}
+    assert {r["method"] for r in translation} == {"vaelite", "unet", "ridge", "copy"}
+    assert len(translation) == 12 * 4 * 3 * 2                # directions x methods x metrics x conventions
+    for row in report["rows"]:
+        assert row["split"] == "test" and row["convention"] and row["unit"]
+        assert len(row["values"]) == len(row["cases"]) and (row["n"] == len(row["values"]) or None in row["values"])
+    criteria = {r["metric"] for r in rows_of(report, table="gamma")}
+    assert criteria == {"gamma 3%/3mm", "gamma 2%/2mm", "gamma 1%/1mm"}
+    for row in rows_of(report, table="gamma"):
+        assert {"dose_percent", "distance_mm", "mode", "normalisation_gy", "cutoff_percent"} <= set(row["parameters"])
+
+
+def test_only_test_patients_are_reported(finished):
+    cases, run = finished
+    test = {case.name for case in cases if case.split == "test"}
+    assert {name for row in run.report()["rows"] for name in row["cases"]} == test
+
+
+def test_evaluate_again_gives_the_same_bytes(finished):
+    cases, run = finished
+    before = (run.path / "report.json").read_bytes()
+    evaluate(cases, open_run(run.path))
+    assert (run.path / "report.json").read_bytes() == before
+
+
+def test_tables_show_every_method_with_its_convention(finished):
+    text = report_tables(finished[1].report())
+    for wanted in ("U-Net", "ridge", "copy", "synthrad2023", "mr1_grid", "21.60 ± 8.80", "not comparable", "1%/1mm"):
+        assert wanted in text
+
+
+def test_the_unet_gets_the_method_s_seconds(finished):
+    stages = finished[1].stages
+    budget = sum(stages[name]["seconds"] for name in ("vae", "mapper", "decoder"))
+    assert budget <= stages["unet"]["fit_seconds"] < budget + 5
+
+
+def test_training_twice_gives_the_same_weights(finished, tiny_set, tmp_path):
+    cases, run = finished
+    again = open_run(tmp_path / "again")
+    train_vae(profile("smoke", **KNOBS), cases, again)
+    first, second = run.load_stage("vae").weights, again.load_stage("vae").weights
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_choice_is_the_better_decoder_on_validation(finished):
+    cases, run = finished
+    held_out = load_slices([case for case in cases if case.split == "validation"], 32)
+    choice, errors = choose_decoders(load_translator(run), held_out)
+    assert choice == run.stages["decoder"]["choice"] and len(choice) == 12
+    assert all(errors[d][method] == min(errors[d].values()) for d, method in choice.items())
+
+
+def test_a_retrained_vae_invalidates_the_mapper(finished, tmp_path):
+    cases, _ = finished
+    run, cfg = open_run(tmp_path / "r"), profile("smoke", **KNOBS)
+    train_vae(cfg, cases, run)
+    train_mapper(cfg, cases, run)
+    train_vae(profile("smoke", **KNOBS, seed=1), cases, run)
+    with pytest.raises(VaeliteError, match="another 'vae'"):
+        load_mapper(run)
+
+
+def test_mapper_before_vae_says_what_to_run(tiny_set, tmp_path):
+    with pytest.raises(VaeliteError, match="01_vae"):
+        train_mapper(profile("smoke", **KNOBS), load_cases(tiny_set), open_run(tmp_path / "empty"))
+
+
+@pytest.mark.parametrize("axes", [((0, 1, 2), (-1, -1, 1)), ((0, 1, 2), (1, 1, 1)), ((2, 0, 1), (1, -1, -1))])
+def test_translate_keeps_grid_affine_and_orientation(finished, tmp_path, axes):
+    """A file in any axis order comes back in that order, and shows the same anatomy."""
+    cases, run = finished
+    order, signs = axes
+    image = nib.load(cases[-1].path("CBCT"))
+    ornt = np.array([[o, s] for o, s in zip(order, signs)], float)
+    turned = image.as_reoriented(ornt)
+    nib.save(turned, tmp_path / "cbct.nii.gz")
+    assert main(["translate", str(run.path), str(tmp_path / "cbct.nii.gz"), str(tmp_path / "sct.nii.gz"),
+                 "--source", "CBCT", "--target", "CT"]) == 0
+    sct = nib.load(tmp_path / "sct.nii.gz")
+    assert sct.shape == turned.shape
+    np.testing.assert_allclose(sct.affine, turned.affine, atol=1e-6)
+    straight = translate(load_volume(cases[-1].path("CBCT"), "CBCT"), "CBCT", "CT", load_translator(run))
+    np.testing.assert_allclose(load_volume(tmp_path / "sct.nii.gz").data, straight.data, atol=1e-2)
+
+
+def test_translate_takes_another_grid_size(finished, tmp_path):
+    _, run = finished
+    rng = np.random.default_rng(0)
+    volume = np.full((5, 44, 36), -1000.0)
+    volume[:, 10:34, 8:28] = rng.normal(40, 20, (5, 24, 20))
+    loaded = load_volume(write_nifti(tmp_path / "ct.nii.gz", volume.astype(np.int16)), "CT")
+    assert translate(loaded, "CT", "T2w", load_translator(run)).data.shape == (5, 44, 36)
+
+
+def test_unknown_directions_and_methods_are_refused(finished):
+    translator = load_translator(finished[1])
+    x = torch.zeros(1, 1, 32, 32)
+    for arguments in (("CT", "CT"), ("CT", "PET"), ("CT", "T1c", "magic")):
+        with pytest.raises(VaeliteError):
+            translator.slices(x, *arguments)
+
+
+def test_copy_hands_back_the_source(finished):
+    x = torch.rand(2, 1, 32, 32) * 2 - 1
+    assert torch.equal(load_translator(finished[1]).slices(x, "CT", "T1c", "copy"), x)
+
+
+def test_pairs_are_drawn_evenly_and_only_where_both_exist():
+    have = torch.tensor([[True, True, False, True]] * 5 + [[True, False, True, False]] * 5)
+    rows, source, target = draw_pairs(have, 4000, torch.Generator().manual_seed(0))
+    assert bool((have[rows, source] & have[rows, target]).all()) and bool((source != target).all())
+    counts = torch.bincount(source * 4 + target, minlength=16)
+    assert set(counts.nonzero()[:, 0].tolist()) == {1, 3, 4, 7, 12, 13, 2, 8}      # no pair of T1c with CT or T2w exists
+    assert counts[counts > 0].min() > 0.7 * 4000 / 8
+
+
+def test_fit_stops_at_a_loss_that_is_no_number():
+    model = torch.nn.Linear(1, 1)
+    steps = iter(range(100))
+
+    def batch_loss():
+        loss = model(torch.ones(1, 1)).square().sum()
+        return {"loss": loss * float("nan") if next(steps) == 3 else loss}
+
+    with pytest.raises(VaeliteError, match="step 3"):
+        fit(model, batch_loss, FitConfig(steps=10))
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+
+
+def test_command_line_reports_one_line_for_bad_input(tmp_path, capsys):
+    assert main(["check", str(tmp_path / "nothing")]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("vaelite: ") and "no such folder" in error
+
+
+def test_command_line_checks_a_sound_data_set(tiny_set, capsys):
+    assert main(["check", str(tiny_set)]) == 0
+    assert "4 cases, no problem found" in capsys.readouterr().out
+
+
+def test_config_knobs_can_be_asked_for(capsys):
+    assert main(["config", "paper", "data.size"]) == 0
+    assert capsys.readouterr().out.strip() == "256"
+    assert main(["config", "smoke"]) == 0
+    assert json.loads(capsys.readouterr().out)["data.size"] == 64

@@ -1,0 +1,261 @@
+"""Pictures of dose: on the anatomy, in histograms, against a second dose. Data in, Figure out.
+
+Volumes are (z, y, x) in LPS with spacing_mm = (dz, dy, dx); an axial slice shows the nose on top and the patient's left
+on the right. Doses are in Gy, CT in HU. The caller computes; these functions only draw, and take the finding as `title`.
+"""
+from __future__ import annotations
+
+import textwrap
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from .errors import VaeliteError
+
+CT_WINDOW_HU = (-160.0, 240.0)                               # soft tissue: level 40, width 400
+DOSE_SHOWN_FROM = 0.1                                        # of the prescription; below it the anatomy shows through
+# Okabe and Ito's palette, told apart by colour-blind readers too
+STRUCTURE_COLOURS = {
+    "PTV": "#D55E00", "GTV": "#CC79A7", "CTV": "#CC79A7", "SpinalCord": "#0072B2", "Brainstem": "#56B4E9", "Parotid_L": "#009E73",
+    "Parotid_R": "#E69F00", "Mandible": "#8C6D46", "Larynx": "#B8A500", "Esophagus": "#7F7F7F", "Eye": "#999999",
+    "Submandibular": "#5D8C5D",
+}
+DOSE_STYLES = ("-", "--", ":", "-.", (0, (1, 3)), (0, (6, 2, 1, 2, 1, 2)))
+METHOD_COLOURS = {"vaelite": "#0072B2", "unet": "#D55E00", "ridge": "#009E73", "copy": "#7F7F7F"}
+SOURCE_MARKERS = {"CBCT": "o", "T1c": "s", "T2w": "^"}
+
+
+def structure_colour(name: str) -> str:
+    """The colour of a structure, the same in every figure; "PTV70" and "Eye_L" take that of their prefix."""
+    return next((colour for prefix, colour in STRUCTURE_COLOURS.items() if name.startswith(prefix)), "#444444")
+
+
+# ------------------------------------------------------------------------------------------------------------ histograms
+def draw_dvh(curves: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]], title: str,
+             prescriptions_gy: dict[str, float] | None = None) -> Figure:
+    """Cumulative dose-volume histograms: one colour a structure, one line style a dose.
+
+    curves: {structure: {name of the dose: (dose axis [Gy], volume [%])}} as `dose.dvh` gives them; the first dose is solid.
+    prescriptions_gy: dotted grey verticals at these doses. Raises VaeliteError if there is nothing to draw.
+    """
+    doses = list(dict.fromkeys(name for of_structure in curves.values() for name in of_structure))
+    if not doses:
+        raise VaeliteError("draw_dvh: no structure to draw. Pass at least one {structure: {dose: (axis_gy, volume_percent)}}.")
+    figure = Figure(figsize=(8.0, 4.6), layout="constrained")
+    axes = figure.subplots()
+    styles = {name: DOSE_STYLES[i % len(DOSE_STYLES)] for i, name in enumerate(doses)}
+    for structure, of_structure in curves.items():
+        for name, (axis_gy, volume_percent) in of_structure.items():
+            axes.plot(axis_gy, volume_percent, color=structure_colour(structure), linestyle=styles[name], linewidth=1.8)
+    for dose_gy in (prescriptions_gy or {}).values():
+        axes.axvline(dose_gy, color="0.6", linewidth=0.8, linestyle=":")
+    axes.set(xlabel="dose [Gy]", ylabel="volume receiving at least that dose [%]", ylim=(0, 103), xlim=(0, None))
+    axes.grid(color="0.92")
+    handles = [Line2D([], [], color=structure_colour(name), linewidth=3, label=name) for name in curves]
+    handles += [Line2D([], [], color="0.2", linestyle=styles[name], label=name) for name in doses]
+    axes.legend(handles=handles, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    set_finding(axes, title)
+    return figure
+
+
+# ------------------------------------------------------------------------------------------------------- dose on anatomy
+def draw_dose_wash(ct_hu: np.ndarray, dose_gy: np.ndarray, structures: dict[str, np.ndarray], spacing_mm: tuple[float, float, float],
+                   prescription_gy: float, title: str, z: int | None = None) -> Figure:
+    """The dose as a colour wash over the CT with the contours, axial and coronal through the hottest target slice.
+
+    All volumes z y x; `structures` bool; z: axial slice, default the one with most of the prescribed dose.
+    """
+    z = hottest_slice(dose_gy, prescription_gy) if z is None else z
+    y = int(np.argmax((dose_gy[z] >= 0.9 * prescription_gy).sum(1)))
+    figure = Figure(figsize=(9.0, 4.8), layout="constrained")
+    panels = figure.subplots(1, 2)
+    planes = (("axial", lambda volume: volume[z], spacing_mm[1:]),
+              ("coronal, head up", lambda volume: volume[::-1, y], (spacing_mm[0], spacing_mm[2])))
+    for axes, (plane, cut, pixel_mm) in zip(panels, planes):
+        show_ct(axes, cut(ct_hu), pixel_mm)
+        wash = show_dose(axes, cut(dose_gy), pixel_mm, prescription_gy)
+        for name, mask in structures.items():
+            show_contour(axes, cut(mask), pixel_mm, structure_colour(name))
+        axes.set_title(plane, fontsize=10)
+    seen = [name for name, mask in structures.items() if mask[z].any() or mask[:, y].any()]
+    handles = [Line2D([], [], color=structure_colour(name), linewidth=2, label=name) for name in seen]
+    if handles:
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(5, len(handles)), fontsize=9, frameon=False)
+    figure.colorbar(wash, ax=panels, label="dose [Gy]", shrink=0.8)
+    figure.suptitle(folded(title, 90), fontsize=11)
+    return figure
+
+
+def draw_dose_difference(ct_hu: np.ndarray, reference_gy: np.ndarray, evaluated_gy: np.ndarray,
+                         spacing_mm: tuple[float, float, float], prescription_gy: float, title: str, z: int | None = None,
+                         limit_percent: float = 3.0) -> Figure:
+    """Evaluated minus reference dose in % of the prescription on one axial slice; red is too much, blue too little."""
+    figure = Figure(figsize=(6.0, 4.6), layout="constrained")
+    axes = figure.subplots()
+    z = hottest_slice(reference_gy, prescription_gy) if z is None else z
+    image = show_difference(axes, ct_hu[z], reference_gy[z], evaluated_gy[z], spacing_mm[1:], prescription_gy, limit_percent)
+    figure.colorbar(image, ax=axes, label="dose difference [% of the prescription]", extend="both", shrink=0.9)
+    set_finding(axes, title, 62)
+    return figure
+
+
+def draw_gamma(ct_hu: np.ndarray, gamma: np.ndarray, spacing_mm: tuple[float, float, float], title: str, z: int) -> Figure:
+    """Gamma on one axial slice: blue passes, red fails; below the cut-off (nan) the CT shows."""
+    figure = Figure(figsize=(6.0, 4.6), layout="constrained")
+    axes = figure.subplots()
+    image = show_gamma(axes, ct_hu[z], gamma[z], spacing_mm[1:])
+    figure.colorbar(image, ax=axes, label="gamma [1]; above 1 fails", extend="max", shrink=0.9)
+    set_finding(axes, title, 62)
+    return figure
+
+
+def draw_comparison(ct_hu: np.ndarray, sct_hu: np.ndarray, reference_gy: np.ndarray, evaluated_gy: np.ndarray, gamma: np.ndarray,
+                    spacing_mm: tuple[float, float, float], prescription_gy: float, title: str, z: int,
+                    gamma_label: str = "gamma", limit_percent: float = 3.0) -> Figure:
+    """The chain in one row: CT, the other CT, what it does to the dose, and what gamma says about it. Axial slice z."""
+    figure = Figure(figsize=(12.0, 3.7), layout="constrained")
+    panels = figure.subplots(1, 4)
+    for axes, volume, name in zip(panels, (ct_hu, sct_hu), ("CT the plan was made on", "the CT the dose is checked on")):
+        grey = show_ct(axes, volume[z], spacing_mm[1:], window_hu=(-1000.0, 1500.0))
+        axes.set_title(name, fontsize=10)
+    figure.colorbar(grey, ax=panels[1], label="HU", shrink=0.85)
+    image = show_difference(panels[2], ct_hu[z], reference_gy[z], evaluated_gy[z], spacing_mm[1:], prescription_gy, limit_percent)
+    figure.colorbar(image, ax=panels[2], label="difference [% of prescription]", extend="both", shrink=0.85)
+    panels[2].set_title("dose difference", fontsize=10)
+    image = show_gamma(panels[3], ct_hu[z], gamma[z], spacing_mm[1:])
+    figure.colorbar(image, ax=panels[3], label="gamma [1]; above 1 fails", extend="max", shrink=0.85)
+    panels[3].set_title(gamma_label, fontsize=10)
+    for axes in panels[1:]:
+        axes.set_ylabel("")
+        axes.tick_params(labelleft=False)
+    figure.suptitle(folded(title, 110), fontsize=11)
+    return figure
+
+
+# ------------------------------------------------------------------------------------------------------ curves and points
+def draw_depth_dose(depth_cm: np.ndarray, dose_percent: np.ndarray, title: str, marked_cm: float = 10.0) -> Figure:
+    """Percent depth dose along the axis of a field in water, with one depth marked."""
+    figure = Figure(figsize=(7.0, 3.8), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(depth_cm, dose_percent, color="#0072B2", linewidth=2)
+    marked_percent = float(np.interp(marked_cm, depth_cm, dose_percent))
+    axes.plot([marked_cm], [marked_percent], "o", color="#D55E00")
+    axes.annotate(f"{marked_percent:.1f} % at {marked_cm:g} cm", (marked_cm, marked_percent), xytext=(8, 8),
+                  textcoords="offset points")
+    axes.set(xlabel="depth in water [cm]", ylabel="dose [% of the maximum]", ylim=(0, 105), xlim=(0, float(depth_cm[-1])))
+    axes.grid(color="0.92")
+    set_finding(axes, title, 80)
+    return figure
+
+
+def draw_pass_rates(rates: dict[str, dict[str, float]], title: str) -> Figure:
+    """Gamma pass rates over criteria: {dose: {criterion: pass rate [%]}}, criteria from loose to strict."""
+    criteria = list(dict.fromkeys(criterion for of_dose in rates.values() for criterion in of_dose))
+    figure = Figure(figsize=(8.0, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for name, of_dose in rates.items():
+        source, _, method = name.partition(" by ")
+        style = "-" if source == "CBCT" else "--" if source == "T1c" else ":"
+        axes.plot([criteria.index(c) for c in of_dose], list(of_dose.values()), linestyle=style, label=name,
+                  marker=SOURCE_MARKERS.get(source, "D"), color=METHOD_COLOURS.get(method, "0.3"))
+    lowest = min(value for of_dose in rates.values() for value in of_dose.values())
+    axes.axhline(99, color="0.6", linewidth=0.8)
+    axes.text(len(criteria) - 0.6, 99, "99 %", va="center", fontsize=9, color="0.4")
+    axes.set(xticks=range(len(criteria)), xticklabels=criteria, xlabel="gamma criterion (dose / distance)",
+             ylabel="voxels that pass [%]", ylim=(max(0.0, lowest - 0.1 * (100 - lowest) - 0.3), 100.2), xlim=(-0.3, len(criteria) - 0.3))
+    axes.legend(fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    axes.grid(color="0.92")
+    set_finding(axes, title)
+    return figure
+
+
+def draw_error_against_dose(points: list[tuple[str, str, float, float]], title: str) -> Figure:
+    """Does the image error predict the dose error? points: (method, source, MAE [HU], MAE_target [% of prescription])."""
+    figure = Figure(figsize=(7.0, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for method, source, mae_hu, dose_percent in points:
+        axes.plot(mae_hu, dose_percent, SOURCE_MARKERS.get(source, "D"), color=METHOD_COLOURS.get(method, "0.3"), markersize=8, alpha=0.8)
+    methods, sources = (list(dict.fromkeys(point[i] for point in points)) for i in (0, 1))
+    handles = [Line2D([], [], color=METHOD_COLOURS.get(m, "0.3"), linewidth=4, label=m) for m in methods]
+    handles += [Line2D([], [], marker=SOURCE_MARKERS.get(s, "D"), color="0.3", linestyle="", label=f"from {s}") for s in sources]
+    axes.legend(handles=handles, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    axes.set(xlabel="MAE of the synthetic CT in the body [HU]", ylabel="MAE_target [% of the prescription]", xlim=(0, None), ylim=(0, None))
+    axes.grid(color="0.92")
+    set_finding(axes, title, 72)
+    return figure
+
+
+def draw_mean_against_n(values: list[float], half_width: list[float], unit: str, title: str) -> Figure:
+    """The mean over the first n patients and its 95 % interval; half_width[i] belongs to n = i + 1 (nan for n = 1)."""
+    n = np.arange(1, len(values) + 1)
+    mean, half = np.cumsum(values) / n, np.asarray(half_width, float)
+    figure = Figure(figsize=(7.0, 3.6), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(n, values, "o", color="0.6", label="one patient")
+    axes.plot(n, mean, color="#0072B2", linewidth=2, label="mean of the first n")
+    axes.fill_between(n, mean - half, mean + half, color="#0072B2", alpha=0.18, label="95 % interval of that mean")
+    axes.set(xlabel="patients n", ylabel=f"MAE in the body [{unit}]", xticks=n)
+    low, high = min(values), max(values)
+    axes.set_ylim(max(0.0, low - 2.0 * (high - low + 1)), high + 2.0 * (high - low + 1))
+    axes.legend(fontsize=9, frameon=False)
+    axes.grid(color="0.92")
+    set_finding(axes, title, 80)
+    return figure
+
+
+# ------------------------------------------------------------------------------------------------- one layer of a picture
+def hottest_slice(dose_gy: np.ndarray, prescription_gy: float) -> int:
+    """The axial slice with most voxels at 90 % of the prescription or more."""
+    return int(np.argmax((dose_gy >= 0.9 * prescription_gy).sum((1, 2))))
+
+
+def extent_mm(shape: tuple[int, int], pixel_mm: tuple[float, float]) -> tuple[float, float, float, float]:
+    """Millimetres for imshow; the first row is on top."""
+    return 0.0, shape[1] * pixel_mm[1], shape[0] * pixel_mm[0], 0.0
+
+
+def show_ct(axes: Axes, ct_hu: np.ndarray, pixel_mm: tuple[float, float], window_hu: tuple[float, float] = CT_WINDOW_HU):
+    """A CT slice in grey on millimetre axes; returns the image for a colour bar."""
+    axes.set(xlabel="mm", ylabel="mm")
+    return axes.imshow(ct_hu, cmap="gray", vmin=window_hu[0], vmax=window_hu[1], extent=extent_mm(ct_hu.shape, pixel_mm))
+
+
+def show_dose(axes: Axes, dose_gy: np.ndarray, pixel_mm: tuple[float, float], prescription_gy: float):
+    """A dose slice over what is there, from 10 % to 110 % of the prescription."""
+    shown = np.ma.masked_less(dose_gy, DOSE_SHOWN_FROM * prescription_gy)
+    return axes.imshow(shown, cmap="inferno", alpha=0.55, vmin=0, vmax=1.1 * prescription_gy, extent=extent_mm(dose_gy.shape, pixel_mm))
+
+
+def show_contour(axes: Axes, mask: np.ndarray, pixel_mm: tuple[float, float], colour: str) -> None:
+    """The outline of a mask slice, if it has one here."""
+    if mask.any():
+        x_mm = (np.arange(mask.shape[1]) + 0.5) * pixel_mm[1]
+        y_mm = (np.arange(mask.shape[0]) + 0.5) * pixel_mm[0]
+        axes.contour(x_mm, y_mm, mask.astype(float), levels=[0.5], colors=[colour], linewidths=1.4)
+
+
+def show_difference(axes: Axes, ct_hu: np.ndarray, reference_gy: np.ndarray, evaluated_gy: np.ndarray,
+                    pixel_mm: tuple[float, float], prescription_gy: float, limit_percent: float):
+    """Dose difference in % of the prescription where either dose reaches 10 % of it."""
+    show_ct(axes, ct_hu, pixel_mm)
+    low = np.maximum(reference_gy, evaluated_gy) < DOSE_SHOWN_FROM * prescription_gy
+    difference = np.ma.array(100 * (evaluated_gy - reference_gy) / prescription_gy, mask=low)
+    return axes.imshow(difference, cmap="RdBu_r", vmin=-limit_percent, vmax=limit_percent, alpha=0.85,
+                       extent=extent_mm(ct_hu.shape, pixel_mm))
+
+
+def show_gamma(axes: Axes, ct_hu: np.ndarray, gamma: np.ndarray, pixel_mm: tuple[float, float]):
+    """Gamma from 0 to 2, white at the border of passing."""
+    show_ct(axes, ct_hu, pixel_mm)
+    return axes.imshow(np.ma.masked_invalid(gamma), cmap="RdBu_r", vmin=0, vmax=2, alpha=0.85, extent=extent_mm(gamma.shape, pixel_mm))
+
+
+def set_finding(axes: Axes, title: str, width: int = 84) -> None:
+    """A title that states the finding, folded so that it fits above the panel."""
+    axes.set_title(folded(title, width), fontsize=11, loc="left")
+
+
+def folded(title: str, width: int) -> str:
+    return textwrap.fill(title, width)

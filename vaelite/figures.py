@@ -1,0 +1,378 @@
+"""Figures of images, latents and training: data in, matplotlib Figure out. (Dose has its own file, `dose_figures`.)
+
+`x` is an image in model space, [-1, 1]; pictures and differences are shown in HU (CBCT, CT) or in % of the range (MR).
+A panel's title is a finding whose number is computed here. No state: figures are made without pyplot.
+"""
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm, Normalize, TwoSlopeNorm
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+
+# Okabe and Ito 2008: told apart by colour-blind readers. One colour for one modality and one method, everywhere.
+MODALITY_COLOURS = {"CBCT": "#E69F00", "CT": "#0072B2", "T1c": "#009E73", "T2w": "#CC79A7"}
+METHOD_COLOURS = {"vaelite": "#D55E00", "unet": "#000000", "ridge": "#56B4E9", "copy": "#999999",
+                  "mapped": "#CC79A7", "finetuned": "#009E73"}
+METHOD_NAMES = {"unet": "U-Net", "mapped": "mapper", "finetuned": "fine-tuned", "copy": "copying"}
+PATIENT_MARKERS = "osD^vP*X<>ph"
+DIVERGING = "RdBu_r"
+WIDTH_IN, DPI = 7.0, 100                                     # 700 px: sharp on a page, still readable on a phone
+
+
+@dataclass(frozen=True)
+class Display:
+    """How a modality is shown: physical values of x = -1 and x = +1, grey window, limit of differences, unit."""
+
+    low: float
+    high: float
+    window: tuple[float, float]
+    difference_limit: float
+    unit: str
+
+
+HU = Display(-1000.0, 2000.0, (-250.0, 350.0), 300.0, "HU")  # low and high: intensity.HU_WINDOW; a test compares
+MR = Display(0.0, 100.0, (0.0, 100.0), 30.0, "%")            # MR has no unit: percent of its 0.5-99.5 percentile range
+MODEL = Display(-1.0, 1.0, (-1.0, 1.0), 0.3, "1")            # pictures that belong to no modality
+DISPLAYS = {"CBCT": HU, "CT": HU, "T1c": MR, "T2w": MR, "model space": MODEL}
+
+
+# ---------------------------------------------------------------------------------------------------------------- pieces
+def physical(x: Any, modality: str) -> np.ndarray:
+    """Model space [-1, 1] -> what is shown: HU for CBCT and CT, % of the intensity range for MR."""
+    display = DISPLAYS[modality]
+    return (np.asarray(x, dtype=np.float32) + 1) / 2 * (display.high - display.low) + display.low
+
+
+def difference(x: Any, reference: Any, modality: str) -> np.ndarray:
+    """x - reference, both in [-1, 1], in the modality's shown unit."""
+    return physical(x, modality) - physical(reference, modality)
+
+
+def mean_error(x: Any, reference: Any, modality: str, mask: Any = None) -> float:
+    """Mean absolute difference inside the mask (default: everywhere) in the modality's shown unit."""
+    error = np.abs(difference(x, reference, modality))
+    return float(error.mean() if mask is None else error[np.asarray(mask)].mean())
+
+
+def new_figure(height_in: float, rows: int = 1, columns: int = 1, width_in: float = WIDTH_IN) -> tuple[Figure, np.ndarray]:
+    """An empty figure and its axes (rows, columns)."""
+    figure = Figure(figsize=(width_in, height_in), dpi=DPI, layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def headline(figure: Figure, finding: str) -> None:
+    """The finding above all panels, wrapped to the figure's width; a number stays with its sign and its unit."""
+    finding = re.sub(r" = |(?<=\d) (?=dB|HU|%|numbers|s\b|SD)", lambda gap: gap[0].replace(" ", "\u00a0"), finding)
+    figure.suptitle(textwrap.fill(finding, int(11.5 * figure.get_figwidth())), fontsize=11)
+
+
+def body_box(mask: Any, margin: int = 3) -> tuple[slice, slice]:
+    """Rows and columns around the body, to give the picture to the patient and not to the air."""
+    inside = np.nonzero(np.asarray(mask))
+    if not len(inside[0]):
+        return slice(None), slice(None)
+    return tuple(slice(max(0, int(i.min()) - margin), int(i.max()) + margin + 1) for i in inside)
+
+
+def show_slice(ax: Axes, x: Any, modality: str, pixel_mm: float, title: str = "", window: bool = True) -> AxesImage:
+    """One slice in grey with its window stated below and a scale bar. x: (h, w) in [-1, 1]."""
+    low, high = DISPLAYS[modality].window
+    image = show_image(ax, physical(x, modality), pixel_mm, title, cmap="gray", norm=Normalize(low, high))
+    if window:
+        ax.set_xlabel(f"{low:g} to {high:g} [{DISPLAYS[modality].unit}]", fontsize=8)
+    return image
+
+
+def show_difference(ax: Axes, x: Any, reference: Any, modality: str, pixel_mm: float, title: str = "") -> AxesImage:
+    """x - reference, red where x is too high; limits fixed for each modality so that pictures can be compared."""
+    limit = DISPLAYS[modality].difference_limit
+    return show_image(ax, difference(x, reference, modality), pixel_mm, title, cmap=DIVERGING, norm=Normalize(-limit, limit))
+
+
+def show_image(ax: Axes, image: np.ndarray, pixel_mm: float, title: str, **style: Any) -> AxesImage:
+    """An image with square pixels, no ticks and a scale bar of 50 mm (or of 20 or 5 mm if it is small)."""
+    h, w = image.shape
+    shown = ax.imshow(image, extent=(0, w * pixel_mm, h * pixel_mm, 0), **style)
+    ax.set(xticks=[], yticks=[])
+    ax.set_title(title, fontsize=9)
+    bar_mm = next((mm for mm in (50, 20, 5) if mm < 0.6 * w * pixel_mm), 1)
+    x0, y0 = 0.04 * w * pixel_mm, 0.96 * h * pixel_mm
+    ax.plot([x0, x0 + bar_mm], [y0, y0], color="white", linewidth=4, solid_capstyle="butt")
+    ax.plot([x0, x0 + bar_mm], [y0, y0], color="black", linewidth=2, solid_capstyle="butt")
+    ax.text(x0, y0 - 0.02 * h * pixel_mm, f"{bar_mm} mm", fontsize=7, va="bottom",
+            bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.8})
+    return shown
+
+
+def colour_bar_panel(figure: Figure, ax: Axes, image: AxesImage, label: str) -> None:
+    """Use an empty panel for a colour bar."""
+    ax.set_axis_off()
+    inset = ax.inset_axes((0.42, 0.08, 0.12, 0.84))
+    figure.colorbar(image, cax=inset)
+    inset.tick_params(labelsize=8)
+    inset.yaxis.set_label_position("left")
+    inset.set_ylabel(label, fontsize=8)
+
+
+def plain_axes(ax: Axes, xlabel: str, ylabel: str) -> None:
+    """Labels with units, a light grid, no box."""
+    ax.set_xlabel(xlabel, fontsize=9)
+    ax.set_ylabel(ylabel, fontsize=9)
+    ax.tick_params(labelsize=8)
+    ax.grid(alpha=0.3)
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+# ---------------------------------------------------------------------------------------------------------------- images
+def draw_modalities(x: Mapping[str, Any], pixel_mm: float, mask: Any = None) -> Figure:
+    """One slice in every modality it has. x: {modality: (h, w) in [-1, 1]}; cropped to the mask."""
+    box = (slice(None), slice(None)) if mask is None else body_box(mask)
+    inside = np.ones_like(next(iter(x.values())), bool) if mask is None else np.asarray(mask)
+    figure, axes = new_figure(3.1, 1, len(x), WIDTH_IN * max(len(x), 2) / 4)
+    for ax, (modality, image) in zip(axes[0], x.items()):
+        show_slice(ax, np.asarray(image)[box], modality, pixel_mm, modality)
+        ax.title.set_color(MODALITY_COLOURS[modality])
+        ax.title.set_weight("bold")
+    pairs = {(a, b): float(np.corrcoef(np.asarray(x[a])[inside], np.asarray(x[b])[inside])[0, 1])
+             for i, a in enumerate(x) for b in list(x)[i + 1:]}
+    if pairs:
+        (a, b), (c, d) = max(pairs, key=pairs.get), min(pairs, key=pairs.get)
+        finding = f"One head: {a} and {b} agree most (r = {pairs[a, b]:.2f} in the body)"
+        headline(figure, finding + (f", {c} and {d} least (r = {pairs[c, d]:.2f})" if len(pairs) > 1 else ""))
+    return figure
+
+
+def draw_slices(x: Mapping[str, Any], modality: str, pixel_mm: float, finding: str = "", mask: Any = None) -> Figure:
+    """A row of slices of one modality. x: {title: (h, w) in [-1, 1]}."""
+    box = (slice(None), slice(None)) if mask is None else body_box(mask)
+    figure, axes = new_figure(3.0, 1, len(x), WIDTH_IN * max(len(x), 2) / max(len(x), 4))
+    for ax, (title, image) in zip(axes[0], x.items()):
+        show_slice(ax, np.asarray(image)[box], modality, pixel_mm, title)
+    if finding:
+        headline(figure, finding)
+    return figure
+
+
+def draw_reconstruction(x: Any, reconstructions: Mapping[str, Any], modality: str, pixel_mm: float, mask: Any = None) -> Figure:
+    """A slice, what each code makes of it, and the error below each. x: (h, w); reconstructions: {name: (h, w)}."""
+    figure, axes = new_figure(4.6, 2, 1 + len(reconstructions), WIDTH_IN * (1 + len(reconstructions)) / 4)
+    return compare(figure, axes, (x, modality, f"original {modality}"), reconstructions, x, modality, pixel_mm, mask)
+
+
+def draw_translations(source: str, x_source: Any, target: str, x_reference: Any, predictions: Mapping[str, Any],
+                      pixel_mm: float, mask: Any = None) -> Figure:
+    """Source, the prediction of each method, the real target; below, the errors.
+
+    x_*: (h, w) in [-1, 1]; predictions: {method: (h, w)}. What "copy" predicts is the source, so its error stands there.
+    """
+    others = {name: image for name, image in predictions.items() if name != "copy"}
+    figure, axes = new_figure(4.3, 2, 2 + len(others), WIDTH_IN * (2 + len(others)) / 4)
+    box = (slice(None), slice(None)) if mask is None else body_box(mask)
+    show_slice(axes[0, -1], np.asarray(x_reference)[box], target, pixel_mm, f"real {target}")
+    axes[1, -1].set_axis_off()
+    return compare(figure, axes[:, :-1], (x_source, source, f"source {source}"), others, x_reference, target, pixel_mm, mask,
+                   copy="copy" in predictions, bar=axes[1, -1])
+
+
+def draw_targets(source: str, x_source: Any, targets: Mapping[str, tuple[Any, Any]], pixel_mm: float, mask: Any = None) -> Figure:
+    """One source translated to every target (upper row), the real images below. targets: {modality: (predicted, real)}."""
+    box = (slice(None), slice(None)) if mask is None else body_box(mask)
+    figure, axes = new_figure(4.6, 2, 1 + len(targets), WIDTH_IN * (1 + len(targets)) / 4)
+    show_slice(axes[0, 0], np.asarray(x_source)[box], source, pixel_mm, f"source {source}")
+    axes[1, 0].set_axis_off()
+    findings = []
+    for column, (target, (predicted, real)) in enumerate(targets.items(), 1):
+        show_slice(axes[0, column], np.asarray(predicted)[box], target, pixel_mm, f"predicted {target}", window=False)
+        show_slice(axes[1, column], np.asarray(real)[box], target, pixel_mm, f"real {target}")
+        findings.append(f"{target} {mean_error(predicted, real, target, mask):.3g} {DISPLAYS[target].unit}")
+    headline(figure, f"One {source}, one model; error against the real image: {', '.join(findings)}")
+    return figure
+
+
+def compare(figure: Figure, axes: np.ndarray, left: tuple[Any, str, str], predictions: Mapping[str, Any], x_reference: Any,
+            modality: str, pixel_mm: float, mask: Any, copy: bool = False, bar: Axes | None = None) -> Figure:
+    """Left picture, predictions, and their errors in the row below; the headline names the best and its error."""
+    box = (slice(None), slice(None)) if mask is None else body_box(mask)
+    unit, reference = DISPLAYS[modality].unit, np.asarray(x_reference)
+    x_left, left_modality, left_title = left
+    show_slice(axes[0, 0], np.asarray(x_left)[box], left_modality, pixel_mm, left_title)
+    errors = {name: mean_error(image, reference, modality, mask) for name, image in predictions.items()}
+    for column, (name, image) in enumerate(predictions.items(), 1):
+        shown_name = METHOD_NAMES.get(name, name)
+        show_slice(axes[0, column], np.asarray(image)[box], modality, pixel_mm, shown_name)
+        image = show_difference(axes[1, column], np.asarray(image)[box], reference[box], modality, pixel_mm,
+                                f"MAE {errors[name]:.3g} {unit}")
+    if copy:
+        errors["copy"] = mean_error(x_left, reference, modality, mask)
+        show_difference(axes[1, 0], np.asarray(x_left)[box], reference[box], modality, pixel_mm,
+                        f"MAE of a copy {errors['copy']:.3g} {unit}")
+    elif bar is not None:
+        axes[1, 0].set_axis_off()
+    colour_bar_panel(figure, axes[1, 0] if bar is None else bar, image, f"error [{unit}]")
+    best, worst = min(errors, key=errors.get), max(errors, key=errors.get)
+    where = "in the body" if mask is not None else "in the slice"
+    names = [METHOD_NAMES.get(name, name) for name in (best, worst)]
+    finding = f"Mean absolute error {where}: {names[0]} {errors[best]:.3g} {unit}"
+    headline(figure, finding + (f", {names[1]} {errors[worst]:.3g} {unit}" if worst != best else ""))
+    return figure
+
+
+# --------------------------------------------------------------------------------------------------------------- latents
+def draw_components(components: Any, deviations: Any, total_variance: float, pixel_mm: float) -> Figure:
+    """The patches that PCA builds every slice from. components: (k, f, f); deviations: (k,); total_variance: of a patch."""
+    components, share = np.asarray(components), np.asarray(deviations) ** 2 / total_variance
+    columns = 8
+    rows = -(-len(components) // columns)
+    figure, axes = new_figure(0.8 + 1.05 * rows, rows, columns)
+    limit = float(np.abs(components[1:]).max())
+    for number, (ax, patch) in enumerate(zip(axes.flat, components), 1):
+        image = ax.imshow(patch, cmap=DIVERGING, norm=Normalize(-limit, limit))
+        ax.set(xticks=[], yticks=[])
+        ax.set_title(f"{100 * share[number - 1]:.2g} %", fontsize=8)
+    for ax in axes.flat[len(components):]:
+        ax.set_axis_off()
+    side_mm = components.shape[-1] * pixel_mm
+    figure.colorbar(image, ax=axes, label="weight [1]", shrink=0.8)
+    headline(figure, f"{len(components)} patches of {side_mm:.0f} x {side_mm:.0f} mm carry {100 * share.sum():.1f} % of the "
+                     f"variance, the first alone {100 * share[0]:.0f} % (its share above each)")
+    return figure
+
+
+def draw_quality(numbers: Sequence[int], psnr_db: Mapping[str, Sequence[float]], pixels: int,
+                 learned_db: Mapping[str, float] | None = None) -> Figure:
+    """Reconstruction PSNR against the numbers kept of a slice. psnr_db: {modality: values of PCA}; learned_db: of the VAE
+    at the largest number."""
+    figure, ((ax,),) = new_figure(3.6)
+    for modality, values in psnr_db.items():
+        ax.plot(numbers, values, "o-", color=MODALITY_COLOURS[modality], label=f"PCA {modality}", markersize=4)
+        if learned_db:
+            ax.plot(numbers[-1], learned_db[modality], "*", color=MODALITY_COLOURS[modality], markersize=13,
+                    label=f"VAE {modality}")
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(numbers, [f"{n:,}" for n in numbers])
+    plain_axes(ax, f"numbers kept of {pixels:,} pixels [1]", "PSNR [dB]")
+    ax.legend(fontsize=8, ncols=2 if learned_db else 1)
+    first, last = (np.mean([values[i] for values in psnr_db.values()]) for i in (0, -1))
+    finding = f"PCA: {first:.1f} dB from {numbers[0]:,} numbers, {last:.1f} dB from {numbers[-1]:,}"
+    if learned_db:
+        finding += f"; the VAE makes it {np.mean(list(learned_db.values())):.1f} dB"
+    headline(figure, finding + " (mean of modalities)")
+    return figure
+
+
+def draw_latent_map(points: Any, modalities: Sequence[str], patients: Sequence[str], share: Sequence[float],
+                    marked: Sequence[int] = ()) -> Figure:
+    """Every slice as one point. points: (n, 2) [SD of the first axis]; share: variance fraction of the two axes.
+
+    marked: points to be joined by a line, e.g. one slice in all its modalities.
+    """
+    points, modalities = np.asarray(points), np.asarray(modalities)
+    figure, ((ax,),) = new_figure(4.6)
+    names = list(dict.fromkeys(patients))
+    for number, patient in enumerate(names):
+        for modality, colour in MODALITY_COLOURS.items():
+            rows = (modalities == modality) & (np.asarray(patients) == patient)
+            ax.scatter(*points[rows].T, s=22, color=colour, marker=PATIENT_MARKERS[number % len(PATIENT_MARKERS)], alpha=0.6,
+                       edgecolors="none")
+    for modality in dict.fromkeys(modalities):
+        ax.scatter([], [], color=MODALITY_COLOURS[modality], label=modality)
+    for number, patient in enumerate(names):
+        ax.scatter([], [], color="0.4", marker=PATIENT_MARKERS[number % len(PATIENT_MARKERS)], label=patient)
+    if len(marked):
+        ax.plot(*points[list(marked)].T, "-", color="black", linewidth=1.2)
+        ax.scatter(*points[list(marked)].T, s=90, facecolors="none", edgecolors="black", label="one slice")
+    plain_axes(ax, f"1st direction, {100 * share[0]:.0f} % of the variance [SD]",
+               f"2nd direction, {100 * share[1]:.0f} % [SD of the 1st]")
+    figure.legend(loc="outside right upper", fontsize=8)
+    headline(figure, f"{100 * own_neighbour_share(points, modalities):.0f} % of slices have a nearest neighbour of their own "
+                     f"modality (by chance {100 * chance_share(modalities):.0f} %)")
+    return figure
+
+
+def own_neighbour_share(points: np.ndarray, labels: np.ndarray) -> float:
+    """Fraction of points whose nearest other point has the same label."""
+    squared = ((points[:, None] - points[None]) ** 2).sum(-1)
+    np.fill_diagonal(squared, np.inf)
+    return float((labels[squared.argmin(1)] == labels).mean())
+
+
+def chance_share(labels: np.ndarray) -> float:
+    """What `own_neighbour_share` would be for points without order."""
+    counts = np.unique(labels, return_counts=True)[1]
+    return float((counts * (counts - 1)).sum() / (len(labels) * (len(labels) - 1)))
+
+
+def draw_influence(influences: Mapping[str, Any], token: tuple[int, int], finding: str = "") -> Figure:
+    """How strongly each source token moves one target token. influences: {title: (h, w)}, relative to the largest."""
+    figure, axes = new_figure(3.3, 1, len(influences), WIDTH_IN * max(len(influences), 2) / 3)
+    for ax, (title, influence) in zip(axes[0], influences.items()):
+        relative = np.asarray(influence) / np.asarray(influence).max()
+        used = int((relative > 0).sum())
+        image = ax.imshow(relative.clip(1e-6), cmap="viridis", norm=LogNorm(1e-6, 1))
+        ax.plot(token[1], token[0], "s", markersize=9, markerfacecolor="none", markeredgecolor="red", markeredgewidth=1.5)
+        ax.set_title(f"{title}: {used} of {relative.size} tokens", fontsize=9)
+        plain_axes(ax, "column of tokens [1]", "row of tokens [1]")
+        ax.grid(False)
+    figure.colorbar(image, ax=axes, label="influence, relative to the largest [1]", shrink=0.8)
+    if finding:
+        headline(figure, finding)
+    return figure
+
+
+# -------------------------------------------------------------------------------------------------------------- training
+def draw_training(history: Sequence[Mapping[str, float]], name: str) -> Figure:
+    """The loss of every recorded step, with its running mean; the KL divergence beside it where there is one."""
+    step = np.array([record["step"] for record in history])
+    keys = [key for key in ("loss", "kl_per_latent") if key in history[0]]
+    labels = {"loss": "loss [1]", "kl_per_latent": "KL divergence [nat per latent]"}
+    figure, axes = new_figure(3.0, 1, len(keys))
+    window = max(1, len(step) // 10)
+    means = {}
+    for ax, key in zip(axes[0], keys):
+        values = np.array([record[key] for record in history])
+        means[key] = np.convolve(values, np.ones(window) / window, "valid")
+        ax.plot(step, values, color="0.75", linewidth=0.8, label="one batch")
+        ax.plot(step[window - 1:], means[key], color=METHOD_COLOURS["vaelite"], label=f"mean of {window} records")
+        plain_axes(ax, "step [1]", labels[key])
+        ax.set_ylim(bottom=0)
+        ax.legend(fontsize=8)
+    headline(figure, f"{name}: the loss goes from {means['loss'][0]:.3f} to {means['loss'][-1]:.3f} in {step[-1]:,} steps "
+                     f"({history[-1]['seconds']:.0f} s)")
+    return figure
+
+
+def draw_direction_matrix(errors: Mapping[str, Any], modalities: Sequence[str]) -> Figure:
+    """Mean absolute error of every direction, one panel a method, coloured by its ratio to the first method.
+
+    errors: {method: (m, m)} in the target's shown unit, rows the source, columns the target; nan where there is none.
+    """
+    first = next(iter(errors))
+    base = np.asarray(errors[first])
+    figure, axes = new_figure(0.9 + 0.52 * len(modalities), 1, len(errors), WIDTH_IN * max(len(errors), 2) / 3)
+    columns = [f"{name}\n[{DISPLAYS[name].unit}]" for name in modalities]
+    for ax, (method, matrix) in zip(axes[0], errors.items()):
+        ratio = np.asarray(matrix) / base
+        image = ax.imshow(ratio, cmap=DIVERGING, norm=TwoSlopeNorm(1, 0, 2))
+        for row, column in np.argwhere(np.isfinite(ratio)):
+            dark = abs(ratio[row, column] - 1) > 0.6
+            ax.text(column, row, f"{matrix[row][column]:.3g}", ha="center", va="center", fontsize=8,
+                    color="white" if dark else "black")
+        ax.set_xticks(range(len(modalities)), columns, fontsize=8)
+        ax.set_yticks(range(len(modalities)), modalities if ax is axes[0, 0] else [], fontsize=8)
+        ax.set_xlabel("target", fontsize=9)
+        name, better = METHOD_NAMES.get(method, method), int((ratio < 1).sum())
+        ax.set_title(name if method == first else f"{name}: better in {better} of {np.isfinite(ratio).sum()}", fontsize=9)
+    axes[0, 0].set_ylabel("source", fontsize=9)
+    figure.colorbar(image, ax=axes, label=f"error / error of {METHOD_NAMES.get(first, first)} [1]", shrink=0.9)
+    last = list(errors)[-1]
+    headline(figure, f"The {METHOD_NAMES.get(last, last)} leaves {100 * np.nanmedian(np.asarray(errors[last]) / base):.0f} % of the "
+                     f"error of {METHOD_NAMES.get(first, first)} (median of directions)")
+    return figure
