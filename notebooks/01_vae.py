@@ -176,7 +176,7 @@ def draw_pca(vae, slices, row, pixel_mm, patterns, modality):
 
 
 explore(partial(draw_pca, pca, held_out, row, pixel_mm), "What goes first when numbers are few: bone, brain or air?",
-        patterns=widgets.IntSlider(k // 4, 1, k), modality=list(picture))
+        patterns=widgets.IntSlider(k // 4, 1, k), modality=list(picture)[::-1])
 
 # %%
 def unit_psnr(x, reference):
@@ -333,7 +333,7 @@ def draw_codes(pca, vae, slices, pixel_mm, modality, slice):
 
 n_slices = int((held_out.case == 0).sum())                   # of the first validation patient
 explore(partial(draw_codes, pca, vae, held_out, pixel_mm), "Where does the VAE repair what PCA gets wrong?",
-        modality=list(picture), slice=widgets.IntSlider(row, 0, n_slices - 1))
+        modality=list(picture)[::-1], slice=widgets.IntSlider(row, 0, n_slices - 1))
 
 # %% [markdown]
 # **Read.** Red is too high, blue too low. The errors follow edges, because an edge needs many patterns at once. How much
@@ -367,7 +367,7 @@ print(f"mean absolute error in the body, of the range 2: {edge:.3f} in the steep
 # %%
 generator = torch.Generator().manual_seed(0)
 noise = torch.randn(posterior.mean.shape, generator=generator)
-print(f"{'noise [SD of a latent]':>24}{'PSNR [dB]':>12}")
+print(f"{'noise [SD of a latent]':>24}{'PSNR [dB]':>12}   (one mean over {len(x)} slices of all modalities)")
 for level in (0.0, 0.1, 0.3, 1.0):
     noisy = torch.cat([vae.decode(part) for part in (posterior.mean + level * noise).split(32)])
     print(f"{level:>24}{unit_psnr(noisy.clamp(-1, 1), x):>12.1f}")
@@ -446,17 +446,17 @@ for m in modalities:
 
 # %%
 def draw_walk(vae, z, axes, sizes, pixel_mm, direction, steps_sd):
-    moved = z + steps_sd * sizes[direction - 1] * axes[direction - 1].view_as(z)
-    start, end = vae.decode(torch.stack([z, moved]))[:, 0]
-    change = float((end - start).abs().mean())
-    return draw_slices({"start": start, f"{steps_sd:+.1f} SD": end}, "model space", pixel_mm,
-                       f"{steps_sd:+.1f} SD along direction {direction} changes a pixel by {change:.2f} of the range 2")
+    step = steps_sd * sizes[direction - 1] * axes[direction - 1].view_as(z)
+    back, start, forth = vae.decode(torch.stack([z - step, z, z + step]))[:, 0]
+    change = float((forth - back).abs().mean() / 2)
+    return draw_slices({f"-{steps_sd:g} SD": back, "start": start, f"+{steps_sd:g} SD": forth}, "model space", pixel_mm,
+                       f"A step of {steps_sd:g} SD along direction {direction} changes a pixel by {change:.2f} of the range 2")
 
 
 sizes = deviation / math.sqrt(len(flat))                     # standard deviation along each direction
 explore(partial(draw_walk, vae, posterior.mean[one_slice[-1]], axes, sizes, pixel_mm),
         "Which direction changes the modality, and which the anatomy?",
-        direction=range(1, 5), steps_sd=widgets.FloatSlider(0, min=-3, max=3, step=0.25))
+        direction=range(1, 5), steps_sd=widgets.FloatSlider(2, min=0, max=4, step=0.25, description="step [SD]"))
 
 # %% [markdown]
 # ## 8 · Check yourself

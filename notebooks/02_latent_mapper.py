@@ -342,14 +342,14 @@ draw_targets(source, x_of[source], translated, pixel_mm, judged.mask[row])
 # **Predict.** We hand over a picture and give it a false name. What happens to the error?
 
 # %%
-liars = [m for m in x_of if m not in (source, target)] or [target]
-for claimed in (source, *liars):
+unit = "HU" if target in ("CBCT", "CT") else "%"
+for claimed in [source] + [m for m in x_of if m not in (source, target)]:
     told = {"source": torch.tensor([MODALITIES.index(claimed)]), "target": numbers["target"]}
-    if claimed == target:
-        continue
     predicted = vae.decode(translator.mapper(z, **told)).detach()[0, 0].clamp(-1, 1)
     error = mean_error(predicted, x_of[target], target, judged.mask[row])
-    print(f"a {source} that is called {claimed:>4}: error in {target} {error:6.1f} {'HU' if target in ('CBCT', 'CT') else '%'}")
+    print(f"a {source} that is called {claimed:>4}: error in {target} {error:6.1f} {unit}")
+if len(x_of) < 3:
+    print("Two modalities leave no room for a lie: this needs a third.")
 
 # %% [markdown]
 # **Read.** One model serves all directions only because it is told which. A wrong label in a data archive therefore does

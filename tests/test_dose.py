@@ -321,8 +321,9 @@ def test_a_tighter_gamma_never_passes_more_and_local_is_stricter():
 def test_gamma_returns_every_parameter_it_depends_on():
     result = gamma_pass_rate(smooth_dose(), smooth_dose(), (3.0, 2.5, 2.0), dose_percent=3, distance_mm=2, **GAMMA)
     assert result["n_voxels"] == np.count_nonzero(smooth_dose() >= 7.0)
-    assert set(result) == {"pass_percent", "n_voxels", "mean_gamma", "dose_percent", "distance_mm", "mode", "spacing_mm",
-                           "normalisation_gy", "cutoff_percent", "max_gamma", "steps", "interpolation", "reference"}
+    assert set(result) == {"pass_percent", "n_voxels", "mean_gamma", "dose_percent", "distance_mm", "mode",
+                           "spacing_mm", "normalisation_gy", "cutoff_percent", "max_gamma", "steps", "interpolation",
+                           "reference"}
 
 
 @pytest.mark.parametrize("change, message", [

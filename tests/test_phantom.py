@@ -28,11 +28,20 @@ from scipy.ndimage import binary_dilation, gaussian_filter
 
 SCRIPTS = Path(__file__).parents[1] / "data_scripts"
 SIZE = 64
-IDEAL = CbctSettings(beam_hardening=False, noise=False, scatter_to_primary=0.0, lag=0.0)
+IDEAL = CbctSettings(views=90, beam_hardening=False, noise=False, scatter_to_primary=0.0, lag=0.0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """As in the generator's workers: small grids gain nothing from more threads, and a busy machine loses a lot."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
-def case() -> Case:
+def case(one_thread) -> Case:
     return make_case(seed=0, index=1, size=SIZE)
 
 
@@ -150,19 +159,24 @@ def test_contrast_is_what_a_radiographer_expects():
 
 
 def test_ct_and_mr_textures_are_independent(case, anatomy):
-    """No network can read the grain of the CT from the MR: high-passed residuals inside muscle do not correlate."""
-    muscle = anatomy.label == TISSUE_ID["muscle"]
-    core = gaussian_filter(muscle.astype(np.float32), 1.0) > 0.95
-    core &= anatomy.body < -6
+    """No network can read the grain of the CT from the MR.
+
+    Inside muscle, with what the ideal anatomy explains (partial volume with fat) taken out by least squares and slow
+    drifts by a high pass, the residuals do not correlate.
+    """
+    core = gaussian_filter((anatomy.label == TISSUE_ID["muscle"]).astype(np.float32), 1.0) > 0.95
     assert core.sum() > 300
+    ideal = [gaussian_filter(values, sigma)[core] for values in anatomy.values for sigma in (0.01, 0.7, 1.4)]
+    design = np.stack([np.ones(core.sum()), *ideal], axis=1)
 
     def residual(volume: np.ndarray) -> np.ndarray:
-        weight = np.maximum(gaussian_filter(core.astype(np.float32), 2), 1e-6)
-        return (volume - gaussian_filter(volume * core, 2) / weight)[core]
+        inside = gaussian_filter(core.astype(np.float32), 2)
+        grain = (volume - gaussian_filter(volume * core, 2) / np.maximum(inside, 1e-6))[core]
+        return grain - design @ np.linalg.lstsq(design, grain, rcond=None)[0]
 
     for modality in ("T1c", "T2w"):
         r = np.corrcoef(residual(case.volumes["CT"]), residual(case.volumes[modality]))[0, 1]
-        assert abs(r) < 0.15
+        assert abs(r) < 0.1
 
 
 # ------------------------------------------------------------------------------------------------------------- anatomy
@@ -244,32 +258,49 @@ def test_split_sizes(n, expected):
     assert len({case["patient"] for case in cases}) == len({case["name"] for case in cases}) == n
 
 
-def test_same_seed_same_bytes_whatever_the_jobs(tmp_path):
-    for name, seed, jobs in (("one", "5", "1"), ("two", "5", "2"), ("other", "6", "2")):
-        result = run_script(tmp_path / name, "--cases", "3", "--size", "32", "--seed", seed, "--jobs", jobs)
-        assert result.returncode == 0, result.stderr
-    sums = {name: [case["sha256"] for case in json.loads((tmp_path / name / "dataset.json").read_text())["cases"]]
-            for name in ("one", "two", "other")}
-    assert sums["one"] == sums["two"]
-    for same, other in zip(sums["one"], sums["other"], strict=True):
-        assert same["ct.nii.gz"] != other["ct.nii.gz"]
-    assert len({case["ct.nii.gz"] for case in sums["one"]}) == 3
+@pytest.fixture(scope="module")
+def small_set(tmp_path_factory) -> Path:
+    """Three cases of 32 voxels, seed 5, made by two processes."""
+    out = tmp_path_factory.mktemp("phantom") / "set"
+    result = run_script(out, "--cases", "3", "--size", "32", "--seed", "5", "--jobs", "2")
+    assert result.returncode == 0, result.stderr
+    return out
 
-    image = nib.load(tmp_path / "one" / "case_000" / "ct.nii.gz")
+
+def file_sums(folder: Path) -> list[dict[str, str]]:
+    return [case["sha256"] for case in json.loads((folder / "dataset.json").read_text())["cases"]]
+
+
+def test_same_seed_same_bytes_whatever_the_jobs(small_set, tmp_path):
+    result = run_script(tmp_path, "--cases", "3", "--size", "32", "--seed", "5", "--jobs", "1")
+    assert result.returncode == 0, result.stderr
+    assert file_sums(tmp_path) == file_sums(small_set)
+    assert len({case["ct.nii.gz"] for case in file_sums(small_set)}) == 3
+
+
+def test_another_seed_is_another_patient(small_set):
+    stored = nib.load(small_set / "case_000" / "ct.nii.gz").get_fdata().transpose(2, 1, 0)
+    again, other = (make_case(seed, 0, 32).volumes["CT"] for seed in (5, 6))
+    assert np.abs(again - stored).max() < 1                                              # int16 rounding
+    assert np.abs(other - stored).mean() > 10
+
+
+def test_files_carry_their_geometry(small_set):
+    image = nib.load(small_set / "case_000" / "ct.nii.gz")
     assert image.shape == (32, 32, 16) and image.get_data_dtype() == np.int16
     assert image.header["sform_code"] == image.header["qform_code"] == 1
     assert nib.aff2axcodes(image.affine) == ("L", "P", "S")
     assert np.allclose(image.get_sform(), image.get_qform(), atol=1e-4)
 
 
-def test_finished_cases_are_kept(tmp_path, capsys):
-    run_script(tmp_path, "--cases", "3", "--size", "32", "--jobs", "2")
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("case_*/*")}
-    (tmp_path / "dataset.json").unlink()
-    make_cohort(3, 32, tmp_path, seed=0, n_jobs=1)
+def test_finished_cases_are_kept(small_set, capsys):
+    before = {path: path.stat().st_mtime_ns for path in small_set.glob("case_*/*")}
+    dataset = (small_set / "dataset.json").read_bytes()
+    (small_set / "dataset.json").unlink()
+    make_cohort(3, 32, small_set, seed=5, n_jobs=1)
     assert "3 there, 0 to make" in capsys.readouterr().out
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("case_*/*")} == before
-    assert (tmp_path / "dataset.json").is_file()
+    assert {path: path.stat().st_mtime_ns for path in small_set.glob("case_*/*")} == before
+    assert (small_set / "dataset.json").read_bytes() == dataset
 
 
 @pytest.mark.parametrize(("arguments", "message"), [(["--cases", "2"], "at least 3"), (["--size", "30"], "multiple of 4")])

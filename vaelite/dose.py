@@ -1,7 +1,7 @@
 """Photon IMRT on a CT, the same fluence recalculated on another CT, and what both doses give each organ.
 
 The dose engine, beams and machine are pyRadPlan's (SVD pencil beam, generic 6 MV linac). The fluence is optimised here,
-on the dose of single beamlets; the dose that counts is then calculated once more, each beam as one field of uneven fluence.
+on the dose of single beamlets; the dose that counts is then calculated once more, with one uneven field per beam.
 A dose is the plan's total in Gy. Axes are (z, y, x), LPS, as everywhere.
 A pencil beam has no lateral electron transport: at air cavities and the skin its dose is wrong, on both CTs alike.
 """
@@ -43,7 +43,7 @@ class DoseConfig:
     n_fields: int = 7                                       # coplanar beams, evenly spaced from the front
     bixel_mm: float = 10.0                                  # beamlet width at the isocentre
     grid_mm: float = 4.0                                    # dose grid; never finer than the CT
-    lateral_cutoff_mm: float = 30.0                         # while optimising, a beamlet ends there (4 % of its dose lost)
+    lateral_cutoff_mm: float = 30.0                         # while optimising, a beamlet ends there (4 % is lost)
     iterations: int = 80                                    # of the optimiser, at most
     gamma_criteria: tuple[tuple[float, float], ...] = ((3.0, 3.0), (2.0, 2.0), (1.0, 1.0))   # (dose %, distance mm)
     gamma_mode: str = "global"                              # of the highest prescription
@@ -108,12 +108,12 @@ def plan_imrt(ct_hu: np.ndarray, spacing_mm: tuple[float, float, float], structu
     plan = Plan(
         dose_gy=np.zeros(0), fluence=fluence, gantry_deg=tuple(float(beam.gantry_angle) for beam in steering.beams),
         fields=fields, isocentre_mm=tuple(float(x) for x in contours.target_center_of_mass()[::-1]),
-        spacing_mm=spacing_mm, body=body, target=union, prescriptions_gy=dict(prescriptions_gy), left_out=left_out, monitor_units=1.0,
-        air_percent=_air_percent(ct_hu, body), cost=cost, config=config,
+        spacing_mm=spacing_mm, body=body, target=union, prescriptions_gy=dict(prescriptions_gy), left_out=left_out,
+        monitor_units=1.0, air_percent=_air_percent(ct_hu, body), cost=cost, config=config,
     )
     dose_gy = recalculate(plan, ct_hu)
     highest = next(iter(targets))
-    scale = prescriptions_gy[highest] / float(np.median(dose_gy[targets[highest]]))     # ICRU 83: the median is prescribed
+    scale = prescriptions_gy[highest] / float(np.median(dose_gy[targets[highest]]))     # our choice of normalisation
     return replace(plan, dose_gy=dose_gy * np.float32(scale), monitor_units=scale)
 
 
@@ -121,8 +121,8 @@ def recalculate(plan: Plan, ct_hu: np.ndarray, max_missing_percent: float = 10.0
     """The plan's beams and fluence on another CT of the same patient -> dose, z y x float32 [Gy], 0 outside the body.
 
     Contours, beams, HU table and dose grid are the plan's; only the densities inside the body change.
-    Raises VaeliteError if the grid differs, a voxel is not finite, or more than `max_missing_percent` of the body turned
-    to air (a truncated field of view: its dose would say nothing about the synthesis).
+    Raises VaeliteError if the grid differs, a voxel is not finite, or more than `max_missing_percent` of the body
+    turned to air (a truncated field of view: its dose would say nothing about the synthesis).
     """
     ct_hu = _check_ct(ct_hu, plan.body)
     missing_percent = _air_percent(ct_hu, plan.body) - plan.air_percent
@@ -193,7 +193,7 @@ def dvh_metrics(dose_gy: np.ndarray, structures: dict[str, np.ndarray],
     """One row {"structure", "metric", "unit", "value"} per structure and metric.
 
     Dx [Gy] is the dose that x % of the volume receives at least. Prescribed targets: D98 D95 D50 D2 Dmean [Gy] and V95,
-    the volume with at least 95 % of the prescription [%]. Others: Dmean, D2; cord and brainstem also Dmax (one voxel) [Gy].
+    the volume with at least 95 % of the prescription [%]. Others: Dmean, D2; cord, brainstem also Dmax (a voxel) [Gy].
     Raises VaeliteError on an empty structure.
     """
     rows = []
@@ -228,7 +228,7 @@ def _check_ct(ct_hu: np.ndarray, body: np.ndarray) -> np.ndarray:
     if body is None or not np.any(body):
         raise VaeliteError("No body contour: pass the mask of the patient's outline. All outside counts as air.")
     if ct_hu.shape != np.shape(body) or ct_hu.ndim != 3:
-        raise VaeliteError(f"The CT has {ct_hu.shape} voxels, the body mask {np.shape(body)}: resample one to the other.")
+        raise VaeliteError(f"The CT has {ct_hu.shape} voxels, the body mask {np.shape(body)}: resample one of them.")
     if not np.isfinite(ct_hu).all():
         raise VaeliteError(f"{np.count_nonzero(~np.isfinite(ct_hu))} voxels of the CT are not finite: repair it first.")
     if np.ptp(ct_hu) < 50:
@@ -278,7 +278,7 @@ def _air_percent(ct_hu: np.ndarray, body: np.ndarray) -> float:
 def _objectives(masks: dict[str, np.ndarray], prescriptions_gy: dict[str, float], grid) -> tuple[list, tuple[str, ...]]:
     """What the plan should do, as (kind, voxels, limit [Gy], weight), and the structures that had no voxel left for it.
 
-    An overlap belongs to the higher target, then the lower one, then the organ. Tissue outside: the limit falls linearly
+    An overlap belongs to the higher target, then the lower one, then the organ. Outside, the limit falls linearly
     from the prescription at the target's edge to 35 % of it 40 mm away (our choice).
     """
     terms, left_out = [], [name for name, mask in masks.items() if not mask.any()]
@@ -374,7 +374,9 @@ def _settings(spacing_mm, contours, config, cutoff_mm):
     settings = PhotonPlan(machine="Generic", num_of_fractions=1)
     settings.prop_stf = {
         "gantry_angles": [360.0 * i / config.n_fields for i in range(config.n_fields)],
-        "couch_angles": [0.0] * config.n_fields, "bixel_width": config.bixel_mm, "iso_center": contours.target_center_of_mass(),
+        "couch_angles": [0.0] * config.n_fields,
+        "bixel_width": config.bixel_mm,
+        "iso_center": contours.target_center_of_mass(),
     }
     resolution_mm = [max(config.grid_mm, spacing) for spacing in spacing_mm]
     settings.prop_dose_calc = {

@@ -234,8 +234,7 @@ def plant_lesions(x: torch.Tensor, mask: torch.Tensor, pixel_mm: float, amount: 
     width = 2 * int(np.ceil(diameter_mm / pixel_mm)) + 1     # the neighbourhood is twice the lesion
     disc = np.zeros(x.shape, bool)
     for i, (image, body) in enumerate(zip(x.float().numpy(), mask.numpy())):
-        spread = ndimage.generic_gradient_magnitude(image, ndimage.sobel)
-        spread = ndimage.maximum_filter(spread, width)
+        spread = ndimage.maximum_filter(ndimage.gaussian_gradient_magnitude(image, 1.0), width)
         inside = ndimage.minimum_filter(body & (image > -0.5), width)     # tissue all around: no air
         if inside.any():
             row, column = np.unravel_index(np.argmin(np.where(inside, spread, np.inf)), spread.shape)
@@ -249,16 +248,18 @@ def lesion_response(translator: Translator, x: torch.Tensor, planted: torch.Tens
                     target: str, method: str) -> tuple[torch.Tensor, float, float]:
     """What a planted lesion changes in the translation -> (change (n, h, w), kept [%], elsewhere [%]).
 
-    kept: the mean change in the disc; elsewhere: the sum of |change| more than two pixels away from it; both relative to
-    the lesion itself. 100 % and 0 % are a faithful translation between modalities on one scale. Empty discs do not count.
+    kept: the mean change in the disc; elsewhere: the largest |change| more than two pixels away from it, mean over slices.
+    Both are relative to the lesion's contrast; 100 % and 0 % are faithful where both modalities share one scale.
+    Slices with an empty disc do not count.
     """
     some = disc.flatten(1).any(1)
     x, planted, disc = x[some].float(), planted[some].float(), disc[some]
     before, after = (translator.slices(image[:, None], source, target, method)[:, 0] for image in (x, planted))
     change, lesion = after - before, planted - x
-    near = torch.nn.functional.max_pool2d(disc[:, None].float(), 5, 1, 2)[:, 0] > 0     # two pixels around count as the lesion
-    kept = float(100 * change[disc].sum() / lesion[disc].sum())
-    return change, kept, float(100 * change[~near].abs().sum() / lesion[disc].sum())
+    near = torch.nn.functional.max_pool2d(disc[:, None].float(), 5, 1, 2)[:, 0] > 0     # two pixels around are the lesion's
+    contrast = lesion[disc].mean()
+    elsewhere = (change.abs() * ~near).flatten(1).amax(1).mean()
+    return change, float(100 * change[disc].mean() / contrast), float(100 * elsewhere / contrast)
 
 
 def report_card(report: dict[str, Any]) -> list[dict[str, str]]:

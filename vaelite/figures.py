@@ -192,7 +192,7 @@ def draw_targets(source: str, x_source: Any, targets: Mapping[str, tuple[Any, An
     for column, (target, (predicted, real)) in enumerate(targets.items(), 1):
         show_slice(axes[0, column], np.asarray(predicted)[box], target, pixel_mm, f"predicted {target}", window=False)
         show_slice(axes[1, column], np.asarray(real)[box], target, pixel_mm, f"real {target}")
-        findings.append(f"{target} {mean_error(predicted, real, target, mask):.3g} {DISPLAYS[target].unit}")
+        findings.append(f"{target}\u00a0{mean_error(predicted, real, target, mask):.3g} {DISPLAYS[target].unit}")
     headline(figure, f"One {source}, one model; error against the real image: {', '.join(findings)}")
     return figure
 
@@ -227,7 +227,7 @@ def compare(figure: Figure, axes: np.ndarray, left: tuple[Any, str, str], predic
 
 # --------------------------------------------------------------------------------------------------------------- latents
 def draw_components(components: Any, deviations: Any, total_variance: float, pixel_mm: float) -> Figure:
-    """The patches that PCA builds every slice from. components: (k, f, f); deviations: (k,); total_variance: of a patch."""
+    """The patterns that PCA builds every slice from. components: (k, f, f); deviations: (k,); total_variance: of a patch."""
     components, share = np.asarray(components), np.asarray(deviations) ** 2 / total_variance
     columns = 8
     rows = -(-len(components) // columns)
@@ -241,7 +241,7 @@ def draw_components(components: Any, deviations: Any, total_variance: float, pix
         ax.set_axis_off()
     side_mm = components.shape[-1] * pixel_mm
     figure.colorbar(image, ax=axes, label="weight [1]", shrink=0.8)
-    headline(figure, f"{len(components)} patches of {side_mm:.0f} x {side_mm:.0f} mm carry {100 * share.sum():.1f} % of the "
+    headline(figure, f"{len(components)} patterns of {side_mm:.0f} x {side_mm:.0f} mm carry {100 * share.sum():.1f} % of the "
                      f"variance, the first alone {100 * share[0]:.0f} % (its share above each)")
     return figure
 
@@ -291,7 +291,7 @@ def draw_latent_map(points: Any, modalities: Sequence[str], patients: Sequence[s
         ax.scatter(*points[list(marked)].T, s=90, facecolors="none", edgecolors="black", label="one slice")
     plain_axes(ax, f"1st direction, {100 * share[0]:.0f} % of the variance [SD]",
                f"2nd direction, {100 * share[1]:.0f} % [SD of the 1st]")
-    figure.legend(loc="outside right upper", fontsize=8)
+    figure.legend(loc="outside lower center", fontsize=8, ncols=5)
     headline(figure, f"{100 * own_neighbour_share(points, modalities):.0f} % of slices have a nearest neighbour of their own "
                      f"modality (by chance {100 * chance_share(modalities):.0f} %)")
     return figure
@@ -372,7 +372,13 @@ def draw_direction_matrix(errors: Mapping[str, Any], modalities: Sequence[str]) 
         ax.set_title(name if method == first else f"{name}: better in {better} of {np.isfinite(ratio).sum()}", fontsize=9)
     axes[0, 0].set_ylabel("source", fontsize=9)
     figure.colorbar(image, ax=axes, label=f"error / error of {METHOD_NAMES.get(first, first)} [1]", shrink=0.9)
-    last = list(errors)[-1]
-    headline(figure, f"The {METHOD_NAMES.get(last, last)} leaves {100 * np.nanmedian(np.asarray(errors[last]) / base):.0f} % of the "
-                     f"error of {METHOD_NAMES.get(first, first)} (median of directions)")
+    last, name = list(errors)[-1], METHOD_NAMES.get(list(errors)[-1], list(errors)[-1])
+    if last != first:
+        share = 100 * np.nanmedian(np.asarray(errors[last]) / base)
+        headline(figure, f"The {name} leaves {share:.0f} % of the error of {METHOD_NAMES.get(first, first)} (median of directions)")
+    else:
+        target = "CT" if "CT" in modalities else modalities[0]
+        column, unit = base[:, list(modalities).index(target)], DISPLAYS[target].unit
+        headline(figure, f"Error of {name} to {target}: {np.nanmin(column):.3g} {unit} from {modalities[np.nanargmin(column)]}, "
+                         f"{np.nanmax(column):.3g} {unit} from {modalities[np.nanargmax(column)]}")
     return figure

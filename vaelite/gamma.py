@@ -79,7 +79,7 @@ def _check_doses(reference_gy: np.ndarray, evaluated_gy: np.ndarray) -> tuple[np
     """Both doses as contiguous float64 on one 3-D grid."""
     reference_gy, evaluated_gy = np.asarray(reference_gy), np.asarray(evaluated_gy)
     if reference_gy.shape != evaluated_gy.shape:
-        raise VaeliteError(f"gamma: the two doses lie on different grids, {reference_gy.shape} and {evaluated_gy.shape} "
+        raise VaeliteError(f"gamma: the doses lie on different grids, {reference_gy.shape} and {evaluated_gy.shape} "
                            "voxels. Calculate both on one grid, as `recalculate` does.")
     if reference_gy.ndim != 3 or min(reference_gy.shape) < 2:
         raise VaeliteError(f"gamma: a dose needs three axes of at least 2 voxels, not the shape {reference_gy.shape}.")
@@ -91,7 +91,7 @@ def _check_doses(reference_gy: np.ndarray, evaluated_gy: np.ndarray) -> tuple[np
 
 
 def _search_points(distance_mm: float, max_gamma: float, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Shifts (n, 3) [mm] on a cubic grid in the ball of radius max_gamma * distance_mm, nearest first; their lengths."""
+    """Shifts (n, 3) [mm] on a cubic grid in a ball of max_gamma * distance_mm, nearest first, and their lengths."""
     reach = int(np.ceil(max_gamma * steps))
     axis_mm = np.arange(-reach, reach + 1) * (distance_mm / steps)
     shifts_mm = np.stack(np.meshgrid(axis_mm, axis_mm, axis_mm, indexing="ij"), axis=-1).reshape(-1, 3)

@@ -1,0 +1,4 @@
+"""OpenKBP as published: read a patient's csv files, check them by anatomy, and divide patients into splits."""
+from __future__ import annotations
+
+IMPORTER_VERSION = "1"                     # raised whenever the files that an import writes would change
