@@ -2,9 +2,9 @@
 
     python data_scripts/import_openkbp.py path/to/open-kbp data/openkbp
 
-The first folder is the cloned public repository ababier/open-kbp, or any folder that holds provided-data/, with whichever
-subsets and patients are there. The CBCT is simulated from the real CT and says so in case.json. Axes and HU scale, which
-OpenKBP does not document, are checked by anatomy for each patient. A stopped import goes on where it was.
+The first folder is the cloned public repository ababier/open-kbp, or any folder that holds provided-data/, with
+whichever subsets and patients are there. The CBCT is simulated from the real CT and says so in case.json. Axes and HU
+scale, which OpenKBP does not document, are checked by anatomy for each patient. A stopped import goes on where it was.
 """
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ from vaelite.errors import VaeliteError
 from vaelite.intensity import body_mask
 
 LICENCE = "MIT"
-CITATION = ("Babier A, Zhang B, Mahmood R, et al. OpenKBP: The open-access knowledge-based planning grand challenge and "
-            "dataset. Med Phys 48:5549-5561 (2021). doi:10.1002/mp.14845")
+CITATION = ("Babier A, Zhang B, Mahmood R, et al. OpenKBP: The open-access knowledge-based planning grand challenge "
+            "and dataset. Med Phys 48:5549-5561 (2021). doi:10.1002/mp.14845")
 # Our choice. Voxels are 4-5 mm here, twice the phantom's, so the detector gets four pixels per voxel: as fine a
 # pixel as a real panel's (binned, about 1 mm). Shoulders need the exposure of a body protocol, ten times the phantom's.
 SETTINGS = CbctSettings(views=120, detector_pixel=0.25, hann_cutoff=1.5, photons=4e5)
@@ -122,8 +122,8 @@ def import_one(job: tuple[str, str, str, int, CbctSettings]) -> str:
     write_case(out, folder.name, {"CBCT": cbct_hu, "CT": patient.ct_hu}, body, patient.structures, patient.spacing_mm,
                centred_origin_mm(patient), facts, {"dose_published": patient.dose_gy})
     seconds = time.perf_counter() - started
-    line = (f"{folder.name}: fat {in_hu(peaks['fat'])}, muscle {in_hu(peaks['muscle'])}, CBCT {mae_hu:.0f} HU from the CT "
-            f"(MAE in the body), {seconds:.0f} s")
+    line = (f"{folder.name}: fat {in_hu(peaks['fat'])}, muscle {in_hu(peaks['muscle'])}, CBCT {mae_hu:.0f} HU from the "
+            f"CT (MAE in the body), {seconds:.0f} s")
     if orientation["not_checked"]:
         line += f"; direction not checked for want of structures: {', '.join(orientation['not_checked'])}"
     return line
@@ -181,7 +181,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit("import_openkbp: --jobs and --limit start at 1, --seed at 0")
     try:
         import_patients(options.source, options.out, options.seed, options.jobs, options.limit)
-    except (VaeliteError, OSError) as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"import_openkbp: {error}")
 
 

@@ -40,7 +40,7 @@ import ipywidgets as widgets
 import torch
 from einops import rearrange
 
-from vaelite.cases import load_cases, load_slices
+from vaelite.cases import load_cases
 from vaelite.explore import explore, show_source
 from vaelite.figures import (draw_components, draw_latent_map, draw_modalities, draw_quality, draw_reconstruction,
                              draw_slices, draw_training)
@@ -48,6 +48,7 @@ from vaelite.intensity import MODALITIES
 from vaelite.losses import kl_divergence
 from vaelite.profiles import profile
 from vaelite.runs import open_run
+from vaelite.slices import load_slices
 from vaelite.stages import load_vae, train_vae
 from vaelite.vae import VAE, DiagonalGaussian
 
@@ -195,9 +196,10 @@ for m, x in x_held_out.items():
 draw_quality([n * (size // f) ** 2 for n in steps], pca_db, n_pixels)
 
 # %% [markdown]
-# **Read.** PSNR is a logarithm: +6 dB means half the root-mean-square error, and about 30 dB is where most readers stop
-# seeing an error in a grey picture. Whole slices count here, air too, of the validation patients, whom the PCA never saw.
-# Note which modality is hardest. Noise cannot be compressed: what is random in one pixel is not told by its neighbours.
+# **Read.** PSNR is a logarithm: +6 dB means half the root-mean-square error. To get a feeling for it, find the line's
+# values for the settings at which *you* stopped seeing a difference above. Whole slices count here, air too, of validation
+# patients, whom the PCA never saw. Note which modality is hardest: smooth pictures are cheap, noise cannot be compressed,
+# because what is random in one pixel is not told by its neighbours.
 #
 # ## 4 · From a point to a cloud: the variational autoencoder
 #
@@ -207,8 +209,8 @@ draw_quality([n * (size // f) ** 2 for n in steps], pca_db, n_pixels)
 #
 # $$ z = \mu + \sigma \, \epsilon, \qquad \epsilon \sim N(0, 1) $$
 #
-# Why so? Neighbouring clouds must not overlap if the decoder is to tell them apart. So similar slices get similar codes,
-# and small errors in a latent do small harm: just what a mapper between modalities needs.
+# Why so? Every point of a cloud must decode to the same slice, so the decoder must not jump between neighbouring points.
+# Small errors in a latent then do small harm: just what a mapper between modalities needs.
 #
 # ### Try it 2: the reparameterisation trick
 #
@@ -381,8 +383,9 @@ print(f"A slice costs {nats.mean():,.0f} nats = {kilobytes:.1f} kB; as 16-bit pi
       f"The median cloud has sigma = {sigma:.3f}.")
 
 # %% [markdown]
-# **Read.** The encoder chose its clouds (the median $\sigma$) much smaller than 1, because $\beta$ is tiny. So this VAE is
-# a good **tokenizer**, and a bad **generator**. See what that means:
+# **Read.** The table says how exact lesson 02 has to be. The kilobytes are a scale, not a contest: the code is lossy, the
+# pixels are not. And the encoder chose its clouds (the median $\sigma$) much smaller than 1, because $\beta$ is tiny. So
+# this VAE is a good **tokenizer**, and a bad **generator**. See what that means:
 #
 # ### Break it: decode latents that nobody encoded
 #

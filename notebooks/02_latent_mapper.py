@@ -38,7 +38,8 @@ from functools import partial
 import ipywidgets as widgets
 import torch
 
-from vaelite.cases import SliceSet, load_cases, load_slices
+from vaelite.cases import load_cases
+from vaelite.evaluation import direction_errors
 from vaelite.explore import explore, show_source
 from vaelite.figures import (draw_direction_matrix, draw_influence, draw_modalities, draw_targets, draw_training,
                              draw_translations, mean_error)
@@ -46,7 +47,9 @@ from vaelite.intensity import MODALITIES
 from vaelite.mapper import Block, ridge_regression
 from vaelite.profiles import profile
 from vaelite.runs import open_run
+from vaelite.slices import SliceSet, load_slices
 from vaelite.stages import load_mapped, load_vae, train_mapper
+from vaelite.translate import Translator
 
 cfg = profile(profile_name)
 run = open_run(run_dir)
@@ -87,24 +90,17 @@ draw_modalities(x_of, pixel_mm, judged.mask[row])
 my_guess_best, my_guess_worst = None, None                   # for example "CBCT>CT"
 
 # %%
-def direction_errors(translate_slices, slices):
-    """Mean absolute error in the body of every direction [HU for CBCT and CT, % of the range for MR]: (m, m)."""
-    errors = torch.full((len(modalities), len(modalities)), math.nan)
-    for s, source in enumerate(modalities):
-        for t, target in enumerate(modalities):
-            x_source, x_target = (slices.x[:, MODALITIES.index(m)] for m in (source, target))
-            both = slices.have[:, MODALITIES.index(source)] & slices.have[:, MODALITIES.index(target)]
-            if s != t and both.any():
-                predicted = translate_slices(x_source[both][:, None], source, target)[:, 0]
-                errors[s, t] = mean_error(predicted, x_target[both], target, slices.mask[both])
-    return errors
+untrained = Translator(vae, None, None, cfg.data.size, tuple(modalities))    # no mapper yet: all it can do is copy
+copied = direction_errors(untrained, judged, ("copy",))
+draw_direction_matrix(copied)
 
-
-errors = {"copy": direction_errors(lambda x, source, target: x, judged)}
-draw_direction_matrix(errors, modalities)
+# %%
+error_to = {direction: error["copy"] for direction, error in copied.items()}
+print(f"copying errs least in {min(error_to, key=error_to.get)}, most in {max(error_to, key=error_to.get)} (as a fraction of "
+      f"the target's range).  You said {my_guess_best} and {my_guess_worst}.")
 
 # %% [markdown]
-# **Read.** Compare numbers within a column only: columns differ in unit. Copying an MR to CT reads its grey values as
+# **Read.** Mean absolute error in the body, validation patients. Compare within a column: columns differ in unit. Copying an MR to CT reads its grey values as
 # Hounsfield units, which is nonsense, and gives errors of hundreds of HU. CBCT and CT are another matter.
 #
 # ## 3 · Second rival: linear regression
@@ -236,18 +232,17 @@ draw_training(run.stages["mapper"]["history"], "mapper")
 # ## 6 · All directions, three methods
 
 # %%
-errors["ridge"] = direction_errors(partial(translator.slices, method="ridge"), judged)
-errors["mapped"] = direction_errors(partial(translator.slices, method="mapped"), judged)
-draw_direction_matrix(errors, modalities)
+errors = direction_errors(translator, judged, ("copy", "ridge", "mapped"))
+draw_direction_matrix(errors)
 
 # %%
-there = errors["copy"].isfinite()
-better_ridge, better_mapper = (int((errors[a] < errors[b])[there].sum()) for a, b in (("ridge", "copy"), ("mapped", "ridge")))
-print(f"ridge beats copying in {better_ridge} of {int(there.sum())} directions (you said {my_guess_ridge}); "
+better_ridge = sum(error["ridge"] < error["copy"] for error in errors.values())
+better_mapper = sum(error["mapped"] < error["ridge"] for error in errors.values())
+print(f"ridge beats copying in {better_ridge} of {len(errors)} directions (you said {my_guess_ridge}); "
       f"the mapper beats the ridge in {better_mapper} (you said {my_guess_mapper}).")
-ranked = {f"{modalities[s]}>{modalities[t]}": float(errors["mapped"][s, t] / errors["copy"][s, t]) for s, t in there.nonzero()}
-for direction in sorted(ranked, key=ranked.get):
-    print(f"{direction:>10}  the mapper leaves {100 * ranked[direction]:4.0f} % of the error of copying")
+left_over = {direction: error["mapped"] / error["copy"] for direction, error in errors.items()}
+for direction in sorted(left_over, key=left_over.get):
+    print(f"{direction:>10}  the mapper leaves {100 * left_over[direction]:4.0f} % of the error of copying")
 
 # %% [markdown]
 # **Read.** Blue is better than copying, red worse. Where copying was already good there is little to win and something to
@@ -284,10 +279,10 @@ def my_skill(error, error_of_copy):
 print(check_skill(my_skill))
 
 # %%
-for method in ("ridge", "mapped"):
-    skill = 1 - errors[method][there] / errors["copy"][there]
-    print(f"{method:>8}: mean skill {skill.mean():.2f}, worst {skill.min():.2f}, best {skill.max():.2f} "
-          f"({len(skill)} directions, {len(judged)} validation slices)")
+skill = {method: [1 - error[method] / error["copy"] for error in errors.values()] for method in ("ridge", "mapped")}
+for method, values in skill.items():
+    print(f"{method:>8}: mean skill {sum(values) / len(values):.2f}, worst {min(values):.2f}, best {max(values):.2f} "
+          f"({len(values)} directions, {len(judged)} validation slices)")
 
 # %% [markdown]
 # ## 7 · Does it really look both ways?
@@ -360,7 +355,7 @@ if len(x_of) < 3:
 # Papers show good cases. Look at the worst one before you believe a mean.
 
 # %%
-worst_source, worst_target = max(ranked, key=ranked.get).split(">")
+worst_source, worst_target = max(left_over, key=left_over.get).split(">")
 x_source, x_target = (judged.x[:, MODALITIES.index(m)].float() for m in (worst_source, worst_target))
 predicted = translator.slices(x_source[:, None], worst_source, worst_target, "mapped")[:, 0]
 wrong = [mean_error(p, x, worst_target, m) if m.any() else 0.0 for p, x, m in zip(predicted, x_target, judged.mask)]
@@ -409,9 +404,9 @@ print("not attempted yet" if my_networks is None else "correct" if my_networks =
 # </details>
 
 # %%
-all_skill = 1 - errors["mapped"][there] / errors["copy"][there]
-print(f"Can one model translate between any two modalities? {int((all_skill > 0).sum())} of {len(all_skill)} directions better "
-      f"than copying, mean skill {all_skill.mean():.2f} (profile {profile_name}, {len(judged)} validation slices).")
+won = sum(value > 0 for value in skill["mapped"])
+print(f"Can one model translate between any two modalities? {won} of {len(errors)} directions better than copying, mean skill "
+      f"{sum(skill['mapped']) / len(errors):.2f} (profile {profile_name}, {len(judged)} validation slices).")
 print(f"saved: {run.path}/mapper.safetensors, {run.stages['mapper']['parameters']:,} parameters, "
       f"{run.stages['mapper']['seconds']:.0f} s")
 

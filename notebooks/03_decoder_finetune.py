@@ -41,7 +41,7 @@ import torch
 from IPython.display import Markdown
 from scipy.ndimage import gaussian_filter, shift
 
-from vaelite.cases import load_cases, load_slices
+from vaelite.cases import load_cases
 from vaelite.decoder import GuidedDecoder
 from vaelite.evaluation import direction_errors, lesion_response, plant_lesions, radial_power, reconstruct
 from vaelite.explore import explore, show_source
@@ -51,6 +51,7 @@ from vaelite.losses import image_loss, ssim_2d
 from vaelite.profiles import profile
 from vaelite.report import markdown
 from vaelite.runs import open_run
+from vaelite.slices import load_slices
 from vaelite.stages import finetune_decoder, load_mapped, load_translator, train_unet
 
 # %% [markdown]

@@ -16,8 +16,10 @@ import torch
 
 from conftest import TINY_SHAPE, TINY_SPACING_MM, tiny_patient, write_nifti
 from vaelite import cases
-from vaelite.cases import load_cases, load_slices, load_volume, save_volume
+from vaelite.cases import load_cases
 from vaelite.errors import VaeliteError
+from vaelite.slices import fit_in_plane, load_slices, unfit_in_plane
+from vaelite.volumes import load_volume, save_volume
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -555,12 +557,12 @@ def test_the_fingerprint_changes_with_data_and_split(tiny_set, tmp_path):
 
 def test_fitting_is_exact_where_nothing_is_resized():
     volume = np.random.default_rng(0).normal(size=(3, 24, 24)).astype(np.float32)
-    assert np.array_equal(cases.fit_in_plane(volume, 24, -1.0), volume)
-    assert np.array_equal(cases.unfit_in_plane(volume, (3, 24, 24)), volume)
+    assert np.array_equal(fit_in_plane(volume, 24, -1.0), volume)
+    assert np.array_equal(unfit_in_plane(volume, (3, 24, 24)), volume)
     wide = volume[:, :15]
-    fitted = cases.fit_in_plane(wide, 24, -7.0)
+    fitted = fit_in_plane(wide, 24, -7.0)
     assert np.array_equal(fitted[:, 4:19], wide) and (fitted[:, :4] == -7).all() and (fitted[:, 19:] == -7).all()
-    assert np.array_equal(cases.unfit_in_plane(fitted, wide.shape), wide)
+    assert np.array_equal(unfit_in_plane(fitted, wide.shape), wide)
 
 
 @pytest.mark.parametrize("shape", [(2, 40, 40), (2, 33, 47), (2, 100, 31), (2, 7, 200), (2, 17, 16), (2, 1, 64)])
@@ -568,8 +570,8 @@ def test_fitting_is_exact_where_nothing_is_resized():
 def test_fitting_keeps_place_and_shape(shape, size):
     # a straight ramp has no detail to lose: it must come back where it was, away from the edges
     ramp = np.broadcast_to(np.linspace(-1, 1, shape[2], dtype=np.float32), shape).copy()
-    fitted = cases.fit_in_plane(ramp, size, 0.0)
-    back = cases.unfit_in_plane(fitted, shape)
+    fitted = fit_in_plane(ramp, size, 0.0)
+    back = unfit_in_plane(fitted, shape)
     assert fitted.shape == (2, size, size) and back.shape == shape
     edge = 2 + 2 * shape[2] // size
     if shape[2] > 2 * edge:
@@ -580,7 +582,7 @@ def test_thin_bone_does_not_vanish_when_a_slice_shrinks():
     for phase in range(4):
         volume = np.zeros((1, 128, 128), dtype=np.float32)
         volume[:, :, 60 + phase] = 1.0  # one voxel wide
-        assert cases.fit_in_plane(volume, 32, 0.0).sum() * 16 == pytest.approx(128.0, rel=0.01)
+        assert fit_in_plane(volume, 32, 0.0).sum() * 16 == pytest.approx(128.0, rel=0.01)
 
 
 def test_slices_are_in_model_space(tiny_set):

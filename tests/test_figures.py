@@ -18,8 +18,7 @@ SIZE = 32
 MASK = np.zeros((SIZE, SIZE), bool)
 MASK[6:28, 8:24] = True
 X = {m: np.where(MASK, RNG.uniform(-0.5, 0.5, (SIZE, SIZE)), -1).astype(np.float32) for m in MODALITIES}
-NAN = float("nan")
-ERRORS = {"copy": [[NAN, 40.0], [20.0, NAN]], "ridge": [[NAN, 20.0], [30.0, NAN]]}
+ERRORS = {"CT>T1c": {"copy": 0.4, "ridge": 0.2}, "T1c>CT": {"copy": 0.2, "ridge": 0.3}}    # of the range 2
 HISTORY = [{"step": n, "seconds": 0.1 * n, "loss": 1 / n, "kl_per_latent": 3.0} for n in range(1, 41)]
 
 
@@ -36,8 +35,8 @@ def all_figures():
     yield draw_latent_map(RNG.normal(size=(40, 2)), ["CT", "T1c"] * 20, ["a"] * 20 + ["b"] * 20, (0.4, 0.2), (0, 1))
     yield draw_influence({"ridge": np.eye(8), "mapper": RNG.random((8, 8))}, (4, 4), "it looks both ways")
     yield draw_training(HISTORY, "VAE")
-    yield draw_direction_matrix(ERRORS, ["CT", "T1c"])
-    yield draw_direction_matrix({"copy": ERRORS["copy"]}, ["CT", "T1c"])
+    yield draw_direction_matrix(ERRORS)
+    yield draw_direction_matrix({direction: {"copy": error["copy"]} for direction, error in ERRORS.items()})
 
 
 FIGURES = list(all_figures())
@@ -127,9 +126,10 @@ def test_the_headline_of_a_comparison_is_computed():
 
 
 def test_the_matrix_counts_the_directions_that_got_better():
-    figure = draw_direction_matrix(ERRORS, ["CT", "T1c"])
+    figure = draw_direction_matrix(ERRORS)
     assert figure.axes[1].get_title() == "ridge: better in 1 of 2"
     assert headline_of(figure).startswith("The ridge leaves 100 %"), "median of 50 % and 150 %"
+    assert {text.get_text() for text in figure.axes[1].texts} == {"10", "450"}, "0.2 is 10 % of the range, 0.3 is 450 HU"
 
 
 def test_nearest_neighbours_know_separated_groups_from_mixed_pairs():

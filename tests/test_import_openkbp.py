@@ -1,6 +1,6 @@
 """OpenKBP as published becomes case folders: nothing is moved, mirrored or rescaled, and what looks wrong is refused.
 
-Most tests write a synthetic patient in the published format; the last ones import a real one from ../shared/data/open-kbp.
+Most tests write a synthetic patient in the published format; the last import a real one from ../shared/data/open-kbp.
 """
 
 from __future__ import annotations
@@ -310,6 +310,11 @@ class TestRealPatient:
         assert width_mm[:30].max() > 400 > 220 > width_mm[-20:].max(), "shoulders below, head above"
         bone, air = (np.argwhere(found[40:60]) for found in ((ct_hu > 300) & body, (ct_hu < -700) & body))
         assert bone[:, 1].mean() > air[:, 1].mean() + 3, "in the neck the spine is behind the airway"
+
+    def test_the_aorta_descends_on_the_left_of_the_spine(self, real_case):
+        ct_hu = real_case.volume("CT")[3:10, 71:76]              # beside the spine, at the height of the lungs
+        left, right = ct_hu[..., 70:75].mean(), ct_hu[..., 58:63].mean()
+        assert left > 80 and right < -300, f"vessel with contrast {left:.0f} HU, lung {right:.0f} HU"
 
     def test_its_orientation_was_checked_in_all_directions(self, real_case):
         orientation = real_case.info["orientation"]

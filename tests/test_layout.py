@@ -14,8 +14,10 @@ ROOT = Path(__file__).parents[1]
 TIERS = [
     {"errors"},
     {"intensity", "vae", "decoder", "mapper", "losses", "baselines", "metrics", "gamma", "dose"}
-    | {"figures", "explore", "runs", "pages", "report"},
+    | {"figures", "dose_figures", "explore", "runs", "pages", "report"},
+    {"volumes"},
     {"cases"},
+    {"slices"},
     {"train"},
     {"translate"},
     {"profiles"},

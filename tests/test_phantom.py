@@ -311,7 +311,7 @@ def test_nonsense_is_refused_in_one_line(tmp_path, arguments, message):
 
 def test_the_writer_refuses_what_cannot_be_read(tmp_path):
     good = np.zeros((2, 4, 4), np.float32)
-    write = lambda volumes: write_case(tmp_path, "a", volumes, good > -1, {}, (3, 2, 2), (0, 0, 0), {})      # noqa: E731
+    write = lambda volumes: write_case(tmp_path, "a", volumes, good > -1, {}, (3, 2, 2), (0, 0, 0), {})  # noqa: E731
     with pytest.raises(ValueError, match="one grid"):
         write({"CT": good[:1]})
     with pytest.raises(ValueError, match="NaN"):

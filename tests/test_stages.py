@@ -10,15 +10,17 @@ import torch
 from conftest import write_nifti
 
 from vaelite.__main__ import main
-from vaelite.cases import load_cases, load_slices, load_volume
+from vaelite.cases import load_cases
 from vaelite.errors import VaeliteError
 from vaelite.profiles import profile
 from vaelite.report import report_tables, rows_of
 from vaelite.runs import open_run
+from vaelite.slices import load_slices
 from vaelite.stages import (choose_decoders, evaluate, finetune_decoder, load_mapper, load_translator, train_mapper,
                             train_unet, train_vae)
 from vaelite.train import FitConfig, draw_pairs, fit
 from vaelite.translate import translate
+from vaelite.volumes import load_volume
 
 KNOBS = {"data.size": 32, "vae_fit.steps": 8, "mapper_fit.steps": 8, "decoder_fit.steps": 8, "mapper.depth": 1,
          "unet.features": (8, 8, 8, 8, 8, 8), "dose.bixel_mm": 15.0, "dose.grid_mm": 6.0, "dose.n_fields": 3}

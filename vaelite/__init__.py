@@ -8,7 +8,9 @@ from importlib import import_module
 PUBLIC = {
     "errors": ("VaeliteError",),
     "intensity": ("MODALITIES",),
-    "cases": ("Case", "Volume", "load_cases", "load_volume", "save_volume"),
+    "volumes": ("Volume", "load_volume", "save_volume"),
+    "cases": ("Case", "load_cases"),
+    "slices": ("load_slices",),
     "profiles": ("profile",),
     "runs": ("open_run",),
     "vae": ("VAE",),

@@ -105,10 +105,10 @@ def evaluate_run(options: argparse.Namespace) -> None:
 
 
 def translate_file(options: argparse.Namespace) -> None:
-    from .cases import load_volume, save_volume
     from .runs import open_run
     from .stages import load_translator
     from .translate import translate
+    from .volumes import load_volume, save_volume
 
     translator = load_translator(open_run(options.run))
     volume = load_volume(options.input, options.source)

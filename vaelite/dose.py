@@ -450,7 +450,7 @@ def _quiet():
             warnings.simplefilter("ignore")
             yield
     except ImportError as missing:
-        advice = "run `make setup`, or `pip install -e .[dose]`"
+        advice = "run `make .venv`, or `pip install -e .[dose]`"
         raise VaeliteError(f"Dose needs pyRadPlan 0.3.5 ({missing}): {advice}.") from missing
     finally:
         logger.setLevel(level)

@@ -23,8 +23,10 @@ STRUCTURE_COLOURS = {
     "Submandibular": "#5D8C5D",
 }
 DOSE_STYLES = ("-", "--", ":", "-.", (0, (1, 3)), (0, (6, 2, 1, 2, 1, 2)))
-METHOD_COLOURS = {"vaelite": "#0072B2", "unet": "#D55E00", "ridge": "#009E73", "copy": "#7F7F7F"}
+METHOD_COLOURS = {"vaelite": "#D55E00", "unet": "#000000", "ridge": "#56B4E9", "copy": "#999999"}    # as in `figures`; a test compares
 SOURCE_MARKERS = {"CBCT": "o", "T1c": "s", "T2w": "^"}
+SOURCE_STYLES = {"CBCT": "-", "T1c": "--", "T2w": ":"}
+WIDTH_IN, DPI = 7.0, 100                                     # 700 px: sharp on a page, still readable on a phone
 
 
 def structure_colour(name: str) -> str:
@@ -43,8 +45,7 @@ def draw_dvh(curves: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]], title:
     doses = list(dict.fromkeys(name for of_structure in curves.values() for name in of_structure))
     if not doses:
         raise VaeliteError("draw_dvh: no structure to draw. Pass at least one {structure: {dose: (axis_gy, volume_percent)}}.")
-    figure = Figure(figsize=(8.0, 4.6), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = new_figure(4.6)
     styles = {name: DOSE_STYLES[i % len(DOSE_STYLES)] for i, name in enumerate(doses)}
     for structure, of_structure in curves.items():
         for name, (axis_gy, volume_percent) in of_structure.items():
@@ -69,8 +70,7 @@ def draw_dose_wash(ct_hu: np.ndarray, dose_gy: np.ndarray, structures: dict[str,
     """
     z = hottest_slice(dose_gy, prescription_gy) if z is None else z
     y = int(np.argmax((dose_gy[z] >= 0.9 * prescription_gy).sum(1)))
-    figure = Figure(figsize=(9.0, 4.8), layout="constrained")
-    panels = figure.subplots(1, 2)
+    figure, panels = new_figure(4.4, columns=2)
     planes = (("axial", lambda volume: volume[z], spacing_mm[1:]),
               ("coronal, head up", lambda volume: volume[::-1, y], (spacing_mm[0], spacing_mm[2])))
     for axes, (plane, cut, pixel_mm) in zip(panels, planes):
@@ -78,13 +78,14 @@ def draw_dose_wash(ct_hu: np.ndarray, dose_gy: np.ndarray, structures: dict[str,
         wash = show_dose(axes, cut(dose_gy), pixel_mm, prescription_gy)
         for name, mask in structures.items():
             show_contour(axes, cut(mask), pixel_mm, structure_colour(name))
+        look_at_body(axes, cut(ct_hu), pixel_mm)
         axes.set_title(plane, fontsize=10)
     seen = [name for name, mask in structures.items() if mask[z].any() or mask[:, y].any()]
     handles = [Line2D([], [], color=structure_colour(name), linewidth=2, label=name) for name in seen]
     if handles:
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(5, len(handles)), fontsize=9, frameon=False)
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(5, len(handles)), fontsize=8, frameon=False)
     figure.colorbar(wash, ax=panels, label="dose [Gy]", shrink=0.8)
-    figure.suptitle(folded(title, 90), fontsize=11)
+    figure.suptitle(folded(title, 78), fontsize=11)
     return figure
 
 
@@ -92,53 +93,52 @@ def draw_dose_difference(ct_hu: np.ndarray, reference_gy: np.ndarray, evaluated_
                          spacing_mm: tuple[float, float, float], prescription_gy: float, title: str, z: int | None = None,
                          limit_percent: float = 3.0) -> Figure:
     """Evaluated minus reference dose in % of the prescription on one axial slice; red is too much, blue too little."""
-    figure = Figure(figsize=(6.0, 4.6), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = new_figure(4.6, width_in=5.5)
     z = hottest_slice(reference_gy, prescription_gy) if z is None else z
     image = show_difference(axes, ct_hu[z], reference_gy[z], evaluated_gy[z], spacing_mm[1:], prescription_gy, limit_percent)
+    look_at_body(axes, ct_hu[z], spacing_mm[1:])
     figure.colorbar(image, ax=axes, label="dose difference [% of the prescription]", extend="both", shrink=0.9)
-    set_finding(axes, title, 62)
+    set_finding(axes, title, 56)
     return figure
 
 
 def draw_gamma(ct_hu: np.ndarray, gamma: np.ndarray, spacing_mm: tuple[float, float, float], title: str, z: int) -> Figure:
     """Gamma on one axial slice: blue passes, red fails; below the cut-off (nan) the CT shows."""
-    figure = Figure(figsize=(6.0, 4.6), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = new_figure(4.6, width_in=5.5)
     image = show_gamma(axes, ct_hu[z], gamma[z], spacing_mm[1:])
+    look_at_body(axes, ct_hu[z], spacing_mm[1:])
     figure.colorbar(image, ax=axes, label="gamma [1]; above 1 fails", extend="max", shrink=0.9)
-    set_finding(axes, title, 62)
+    set_finding(axes, title, 56)
     return figure
 
 
 def draw_comparison(ct_hu: np.ndarray, sct_hu: np.ndarray, reference_gy: np.ndarray, evaluated_gy: np.ndarray, gamma: np.ndarray,
                     spacing_mm: tuple[float, float, float], prescription_gy: float, title: str, z: int,
                     gamma_label: str = "gamma", limit_percent: float = 3.0) -> Figure:
-    """The chain in one row: CT, the other CT, what it does to the dose, and what gamma says about it. Axial slice z."""
-    figure = Figure(figsize=(12.0, 3.7), layout="constrained")
-    panels = figure.subplots(1, 4)
-    for axes, volume, name in zip(panels, (ct_hu, sct_hu), ("CT the plan was made on", "the CT the dose is checked on")):
-        grey = show_ct(axes, volume[z], spacing_mm[1:], window_hu=(-1000.0, 1500.0))
+    """The chain: CT, the other CT, what it does to the dose, and what gamma says about it. Axial slice z."""
+    figure, panels = new_figure(6.2, rows=2, columns=2)
+    bone_hu = (-1000.0, 1500.0)
+    for axes, volume, name in zip(panels[0], (ct_hu, sct_hu), ("CT the plan was made on", "CT the dose is checked on")):
+        grey = show_ct(axes, volume[z], spacing_mm[1:], bone_hu)
         axes.set_title(name, fontsize=10)
-    figure.colorbar(grey, ax=panels[1], label="HU", shrink=0.85)
-    image = show_difference(panels[2], ct_hu[z], reference_gy[z], evaluated_gy[z], spacing_mm[1:], prescription_gy, limit_percent)
-    figure.colorbar(image, ax=panels[2], label="difference [% of prescription]", extend="both", shrink=0.85)
-    panels[2].set_title("dose difference", fontsize=10)
-    image = show_gamma(panels[3], ct_hu[z], gamma[z], spacing_mm[1:])
-    figure.colorbar(image, ax=panels[3], label="gamma [1]; above 1 fails", extend="max", shrink=0.85)
-    panels[3].set_title(gamma_label, fontsize=10)
-    for axes in panels[1:]:
-        axes.set_ylabel("")
-        axes.tick_params(labelleft=False)
-    figure.suptitle(folded(title, 110), fontsize=11)
+    figure.colorbar(grey, ax=panels[0], label="CT [HU]", shrink=0.9)
+    image = show_difference(panels[1, 0], ct_hu[z], reference_gy[z], evaluated_gy[z], spacing_mm[1:], prescription_gy, limit_percent)
+    figure.colorbar(image, ax=panels[1, 0], label="difference [% of prescription]", extend="both", shrink=0.9)
+    panels[1, 0].set_title("dose difference", fontsize=10)
+    image = show_gamma(panels[1, 1], ct_hu[z], gamma[z], spacing_mm[1:])
+    figure.colorbar(image, ax=panels[1, 1], label="gamma [1]; above 1 fails", extend="max", shrink=0.9)
+    panels[1, 1].set_title(gamma_label, fontsize=10)
+    for axes in panels.flat:
+        look_at_body(axes, ct_hu[z], spacing_mm[1:])
+        axes.label_outer()
+    figure.suptitle(folded(title, 78), fontsize=11)
     return figure
 
 
 # ------------------------------------------------------------------------------------------------------ curves and points
 def draw_depth_dose(depth_cm: np.ndarray, dose_percent: np.ndarray, title: str, marked_cm: float = 10.0) -> Figure:
     """Percent depth dose along the axis of a field in water, with one depth marked."""
-    figure = Figure(figsize=(7.0, 3.8), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = new_figure(3.8)
     axes.plot(depth_cm, dose_percent, color="#0072B2", linewidth=2)
     marked_percent = float(np.interp(marked_cm, depth_cm, dose_percent))
     axes.plot([marked_cm], [marked_percent], "o", color="#D55E00")
@@ -146,23 +146,21 @@ def draw_depth_dose(depth_cm: np.ndarray, dose_percent: np.ndarray, title: str, 
                   textcoords="offset points")
     axes.set(xlabel="depth in water [cm]", ylabel="dose [% of the maximum]", ylim=(0, 105), xlim=(0, float(depth_cm[-1])))
     axes.grid(color="0.92")
-    set_finding(axes, title, 80)
+    set_finding(axes, title)
     return figure
 
 
 def draw_pass_rates(rates: dict[str, dict[str, float]], title: str) -> Figure:
     """Gamma pass rates over criteria: {dose: {criterion: pass rate [%]}}, criteria from loose to strict."""
     criteria = list(dict.fromkeys(criterion for of_dose in rates.values() for criterion in of_dose))
-    figure = Figure(figsize=(8.0, 4.2), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = new_figure(4.2)
     for name, of_dose in rates.items():
         source, _, method = name.partition(" by ")
-        style = "-" if source == "CBCT" else "--" if source == "T1c" else ":"
-        axes.plot([criteria.index(c) for c in of_dose], list(of_dose.values()), linestyle=style, label=name,
+        axes.plot([criteria.index(c) for c in of_dose], list(of_dose.values()), SOURCE_STYLES.get(source, "-."), label=name,
                   marker=SOURCE_MARKERS.get(source, "D"), color=METHOD_COLOURS.get(method, "0.3"))
     lowest = min(value for of_dose in rates.values() for value in of_dose.values())
     axes.axhline(99, color="0.6", linewidth=0.8)
-    axes.text(len(criteria) - 0.6, 99, "99 %", va="center", fontsize=9, color="0.4")
+    axes.text(-0.25, 99, "99 %", va="bottom", fontsize=9, color="0.4")
     axes.set(xticks=range(len(criteria)), xticklabels=criteria, xlabel="gamma criterion (dose / distance)",
              ylabel="voxels that pass [%]", ylim=(max(0.0, lowest - 0.1 * (100 - lowest) - 0.3), 100.2), xlim=(-0.3, len(criteria) - 0.3))
     axes.legend(fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
@@ -173,8 +171,7 @@ def draw_pass_rates(rates: dict[str, dict[str, float]], title: str) -> Figure:
 
 def draw_error_against_dose(points: list[tuple[str, str, float, float]], title: str) -> Figure:
     """Does the image error predict the dose error? points: (method, source, MAE [HU], MAE_target [% of prescription])."""
-    figure = Figure(figsize=(7.0, 4.2), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = new_figure(4.2)
     for method, source, mae_hu, dose_percent in points:
         axes.plot(mae_hu, dose_percent, SOURCE_MARKERS.get(source, "D"), color=METHOD_COLOURS.get(method, "0.3"), markersize=8, alpha=0.8)
     methods, sources = (list(dict.fromkeys(point[i] for point in points)) for i in (0, 1))
@@ -183,7 +180,7 @@ def draw_error_against_dose(points: list[tuple[str, str, float, float]], title: 
     axes.legend(handles=handles, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     axes.set(xlabel="MAE of the synthetic CT in the body [HU]", ylabel="MAE_target [% of the prescription]", xlim=(0, None), ylim=(0, None))
     axes.grid(color="0.92")
-    set_finding(axes, title, 72)
+    set_finding(axes, title)
     return figure
 
 
@@ -191,8 +188,7 @@ def draw_mean_against_n(values: list[float], half_width: list[float], unit: str,
     """The mean over the first n patients and its 95 % interval; half_width[i] belongs to n = i + 1 (nan for n = 1)."""
     n = np.arange(1, len(values) + 1)
     mean, half = np.cumsum(values) / n, np.asarray(half_width, float)
-    figure = Figure(figsize=(7.0, 3.6), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = new_figure(3.6)
     axes.plot(n, values, "o", color="0.6", label="one patient")
     axes.plot(n, mean, color="#0072B2", linewidth=2, label="mean of the first n")
     axes.fill_between(n, mean - half, mean + half, color="#0072B2", alpha=0.18, label="95 % interval of that mean")
@@ -201,7 +197,7 @@ def draw_mean_against_n(values: list[float], half_width: list[float], unit: str,
     axes.set_ylim(max(0.0, low - 2.0 * (high - low + 1)), high + 2.0 * (high - low + 1))
     axes.legend(fontsize=9, frameon=False)
     axes.grid(color="0.92")
-    set_finding(axes, title, 80)
+    set_finding(axes, title)
     return figure
 
 
@@ -252,7 +248,22 @@ def show_gamma(axes: Axes, ct_hu: np.ndarray, gamma: np.ndarray, pixel_mm: tuple
     return axes.imshow(np.ma.masked_invalid(gamma), cmap="RdBu_r", vmin=0, vmax=2, alpha=0.85, extent=extent_mm(gamma.shape, pixel_mm))
 
 
-def set_finding(axes: Axes, title: str, width: int = 84) -> None:
+def look_at_body(axes: Axes, ct_hu: np.ndarray, pixel_mm: tuple[float, float], margin_mm: float = 10.0) -> None:
+    """Show the patient and not the air around: limits at the outermost tissue plus a margin."""
+    tissue = ct_hu > -400
+    if tissue.any():
+        x, y = (np.flatnonzero(tissue.any(axis)) for axis in (0, 1))
+        axes.set_xlim(x[0] * pixel_mm[1] - margin_mm, (x[-1] + 1) * pixel_mm[1] + margin_mm)
+        axes.set_ylim((y[-1] + 1) * pixel_mm[0] + margin_mm, y[0] * pixel_mm[0] - margin_mm)
+
+
+def new_figure(height_in: float, rows: int = 1, columns: int = 1, width_in: float = WIDTH_IN) -> tuple[Figure, Axes | np.ndarray]:
+    """An empty figure and its axes: one, a row of them, or (rows, columns). No pyplot, so no state is left behind."""
+    figure = Figure(figsize=(width_in, height_in), dpi=DPI, layout="constrained")
+    return figure, figure.subplots(rows, columns)
+
+
+def set_finding(axes: Axes, title: str, width: int = 74) -> None:
     """A title that states the finding, folded so that it fits above the panel."""
     axes.set_title(folded(title, width), fontsize=11, loc="left")
 

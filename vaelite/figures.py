@@ -349,36 +349,45 @@ def draw_training(history: Sequence[Mapping[str, float]], name: str) -> Figure:
     return figure
 
 
-def draw_direction_matrix(errors: Mapping[str, Any], modalities: Sequence[str]) -> Figure:
+def draw_direction_matrix(errors: Mapping[str, Mapping[str, float]]) -> Figure:
     """Mean absolute error of every direction, one panel a method, coloured by its ratio to the first method.
 
-    errors: {method: (m, m)} in the target's shown unit, rows the source, columns the target; nan where there is none.
+    errors: from `evaluation.direction_errors`, {"CBCT>CT": {"copy": error of images in [-1, 1], ...}}. Shown in HU or %.
     """
-    first = next(iter(errors))
-    base = np.asarray(errors[first])
-    figure, axes = new_figure(0.9 + 0.52 * len(modalities), 1, len(errors), WIDTH_IN * max(len(errors), 2) / 3)
-    columns = [f"{name}\n[{DISPLAYS[name].unit}]" for name in modalities]
-    for ax, (method, matrix) in zip(axes[0], errors.items()):
-        ratio = np.asarray(matrix) / base
+    pairs = [direction.split(">") for direction in errors]
+    modalities = [m for m in MODALITY_COLOURS if any(m in pair for pair in pairs)]
+    methods = list(next(iter(errors.values())))
+    table = {method: error_table(errors, method, modalities) for method in methods}
+    base = table[methods[0]]
+    figure, axes = new_figure(0.9 + 0.52 * len(modalities), 1, len(methods), WIDTH_IN * max(len(methods), 2) / 3)
+    names = [METHOD_NAMES.get(method, method) for method in methods]
+    columns = [f"{modality}\n[{DISPLAYS[modality].unit}]" for modality in modalities]
+    for ax, name, matrix in zip(axes[0], names, table.values()):
+        ratio = matrix / base
         image = ax.imshow(ratio, cmap=DIVERGING, norm=TwoSlopeNorm(1, 0, 2))
         for row, column in np.argwhere(np.isfinite(ratio)):
             dark = abs(ratio[row, column] - 1) > 0.6
-            ax.text(column, row, f"{matrix[row][column]:.3g}", ha="center", va="center", fontsize=8,
+            ax.text(column, row, f"{matrix[row, column]:.3g}", ha="center", va="center", fontsize=8,
                     color="white" if dark else "black")
         ax.set_xticks(range(len(modalities)), columns, fontsize=8)
         ax.set_yticks(range(len(modalities)), modalities if ax is axes[0, 0] else [], fontsize=8)
         ax.set_xlabel("target", fontsize=9)
-        name, better = METHOD_NAMES.get(method, method), int((ratio < 1).sum())
-        ax.set_title(name if method == first else f"{name}: better in {better} of {np.isfinite(ratio).sum()}", fontsize=9)
+        better = f"better in {(ratio < 1).sum()} of {np.isfinite(ratio).sum()}"
+        ax.set_title(name if matrix is base else f"{name}: {better}", fontsize=9)
     axes[0, 0].set_ylabel("source", fontsize=9)
-    figure.colorbar(image, ax=axes, label=f"error / error of {METHOD_NAMES.get(first, first)} [1]", shrink=0.9)
-    last, name = list(errors)[-1], METHOD_NAMES.get(list(errors)[-1], list(errors)[-1])
-    if last != first:
-        share = 100 * np.nanmedian(np.asarray(errors[last]) / base)
-        headline(figure, f"The {name} leaves {share:.0f} % of the error of {METHOD_NAMES.get(first, first)} (median of directions)")
+    figure.colorbar(image, ax=axes, label=f"error / error of {names[0]} [1]", shrink=0.9)
+    if len(methods) > 1:
+        share = 100 * np.nanmedian(table[methods[-1]] / base)
+        headline(figure, f"The {names[-1]} leaves {share:.0f} % of the error of {names[0]} (median of directions)")
     else:
-        target = "CT" if "CT" in modalities else modalities[0]
-        column, unit = base[:, list(modalities).index(target)], DISPLAYS[target].unit
-        headline(figure, f"Error of {name} to {target}: {np.nanmin(column):.3g} {unit} from {modalities[np.nanargmin(column)]}, "
-                         f"{np.nanmax(column):.3g} {unit} from {modalities[np.nanargmax(column)]}")
+        column = modalities.index("CT") if "CT" in modalities else 0
+        error, unit = base[:, column], DISPLAYS[modalities[column]].unit
+        headline(figure, f"Error of {names[0]} to {modalities[column]}: {np.nanmin(error):.3g} {unit} from "
+                         f"{modalities[np.nanargmin(error)]}, {np.nanmax(error):.3g} {unit} from {modalities[np.nanargmax(error)]}")
     return figure
+
+
+def error_table(errors: Mapping[str, Mapping[str, float]], method: str, modalities: Sequence[str]) -> np.ndarray:
+    """Errors of one method in the target's shown unit: rows the source, columns the target, nan where there is none."""
+    half_range = {m: (DISPLAYS[m].high - DISPLAYS[m].low) / 2 for m in modalities}    # of x, which spans 2
+    return np.array([[errors.get(f"{s}>{t}", {}).get(method, np.nan) * half_range[t] for t in modalities] for s in modalities])

@@ -18,8 +18,8 @@ class MapperConfig:
     """Shape of the latent mapper; all values are our choice (the paper publishes none)."""
 
     latent_channels: int = 16
-    width: int = 128
-    depth: int = 4
+    width: int = 96
+    depth: int = 3
     heads: int = 4
     neighbourhood: int = 3                                   # ridge: each latent from this many by this many sources
     modalities: int = 4

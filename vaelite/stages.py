@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .baselines import ConditionedUNet, UNetConfig, count_parameters
-from .cases import Case, SliceSet, data_fingerprint, load_slices
+from .cases import Case, data_fingerprint
 from .decoder import DecoderConfig, GuidedDecoder
 from .errors import VaeliteError
 from .evaluation import build_report, evaluate_dose, evaluate_images
@@ -19,6 +19,7 @@ from .losses import image_loss, kl_divergence
 from .mapper import LatentMapper, MapperConfig
 from .profiles import Config, from_knobs, knobs, like
 from .runs import Run
+from .slices import SliceSet, load_slices
 from .train import FitResult, PrintProgress, directions, draw_pairs, draw_slices, fit
 from .translate import Translator
 from .vae import VAE, VAEConfig

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .cases import SliceSet
 from .errors import VaeliteError
+from .slices import SliceSet
 
 
 @dataclass(frozen=True)

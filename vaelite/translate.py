@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from .baselines import ConditionedUNet
-from .cases import Volume, fit_in_plane, unfit_in_plane
 from .decoder import GuidedDecoder
 from .errors import VaeliteError
 from .intensity import HU_MODALITIES, HU_WINDOW, MODALITIES, body_mask, from_unit, to_unit
 from .mapper import LatentMapper
+from .slices import fit_in_plane, unfit_in_plane
 from .vae import VAE
+from .volumes import Volume
 
 METHODS = ("vaelite", "unet", "ridge", "copy", "mapped", "finetuned")
 MR_OUTPUT_RANGE = (0.0, 1000.0)                              # a translated MR has no unit; this range is our choice

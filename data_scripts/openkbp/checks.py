@@ -1,7 +1,8 @@
 """What a patient's own anatomy says about the axes, and what its tissues say about the HU scale.
 
 Neither is documented by OpenKBP, so both are checked for each patient before anything is written.
-A volume mirrored together with its contours would pass: left and right rest on the names of the parotids.
+A volume mirrored together with its contours would pass: left and right rest on the names of the parotids. In patients
+whose scan reaches the chest, the aorta was seen on the left, as it should be.
 """
 from __future__ import annotations
 
@@ -60,7 +61,7 @@ def check_parotid_distance(centre_mm: dict[str, np.ndarray], name: str) -> None:
 
 
 def tissue_peaks_hu(ct_hu: np.ndarray, body: np.ndarray) -> tuple[float | None, float | None]:
-    """The peaks of fat and of muscle (with other soft tissue) in the histogram inside the body; None where there is none.
+    """The peaks of fat and of muscle (with other soft tissue) in the body's histogram [HU]; None where there is none.
 
     The two outer voxel layers are left out: they mix with air.
     """
@@ -85,8 +86,8 @@ def check_hu(ct_hu: np.ndarray, body: np.ndarray, name: str) -> dict:
     muscle_wrong = muscle is None or not MUSCLE_HU[0] <= muscle <= MUSCLE_HU[1]
     fat_wrong = fat is not None and not FAT_HU[0] <= fat <= FAT_HU[1]           # a thin patient may show no fat peak
     if muscle_wrong or fat_wrong:
-        raise VaeliteError(f"{name}: with HU = stored - 1024 the peaks lie at {in_hu(fat)} (fat, expected about -90) and "
-                           f"{in_hu(muscle)} (muscle, expected about 50). Its ct.csv has another scale than OpenKBP's: "
+        raise VaeliteError(f"{name}: with HU = stored - 1024 the peaks lie at {in_hu(fat)} (fat, expected about -90) "
+                           f"and {in_hu(muscle)} (muscle, expected about 50). Its ct.csv has another scale than OpenKBP's: "
                            f"compare it with the published file.")
     return {"fat": fat, "muscle": muscle}
 

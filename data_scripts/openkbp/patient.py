@@ -1,8 +1,8 @@
 """One OpenKBP patient: sparse csv files -> arrays in (z, y, x), LPS.
 
 Each csv holds the columns `,data`: a flat index in C order over (128, 128, 128) and a value; a mask lists indices only.
-The published axes are (y, x, -z): back, patient's left, feet. The data set's papers do not say so; it was found by looking
-at the patients and is checked by anatomy for each one (`openkbp.checks`).
+The published axes are (y, x, -z): to the back, to the patient's left, to the feet. This is not documented: it was found
+by looking at the patients, and is checked by anatomy for each one (`openkbp.checks`).
 """
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ def find_patients(source: Path) -> dict[str, tuple[Path, str]]:
     """
     source = Path(source).resolve()
     if not source.is_dir():
-        raise VaeliteError(f"{source}: no such folder. Clone the public repository ababier/open-kbp and give its folder.")
+        raise VaeliteError(f"{source}: no such folder. Clone the repository ababier/open-kbp and give its folder.")
     root = source / "provided-data" if (source / "provided-data").is_dir() else source
     subsets = {root: SUBSETS[root.name]} if root.name in SUBSETS else {
         root / name: split for name, split in SUBSETS.items() if (root / name).is_dir()}
@@ -28,8 +28,8 @@ def find_patients(source: Path) -> dict[str, tuple[Path, str]]:
                 raise VaeliteError(f"{folder}: this patient is in {found[folder.name][0].parent.name} too. Remove one.")
             found[folder.name] = (folder, split)
     if not found:
-        raise VaeliteError(f"{source}: no OpenKBP patient. Expected provided-data/ with {', '.join(SUBSETS)}, and in them "
-                           f"folders pt_1, pt_2, ...: clone the public repository ababier/open-kbp and give its folder.")
+        raise VaeliteError(f"{source}: no OpenKBP patient. Expected provided-data/ with {', '.join(SUBSETS)}, and in "
+                           f"them folders pt_1, pt_2, ...: clone the repository ababier/open-kbp and give its folder.")
     return found
 
 

@@ -35,7 +35,7 @@ class CbctSettings:
     33-100 HU published for head-and-neck CBCT before correction.
     """
 
-    views: int = 160
+    views: int = 200
     source_isocentre_mm: float = 1000.0
     source_detector_mm: float = 1536.0
     photons: float = 4.0e4                # per detector pixel and view in the open beam

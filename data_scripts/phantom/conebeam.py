@@ -6,8 +6,8 @@ passes the plane at depth t (from the isocentre towards the detector) at u (1 + 
 D = source-to-isocentre distance. The height factor depends on t alone, and therefore a cone-beam projection splits into
 a resampling of all slices on the fan (one `grid_sample`) and one matrix product over (z, t).
 
-Why not mbirtorch: without a C++ compiler it needs 52 s for one 128 x 128 x 64 case on one core (this file: see
-`tests/test_phantom.py` for its facts), and with one it spends a minute compiling in each process.
+Why not mbirtorch: measured on one core for 128 x 128 x 64 voxels and 120 views, its projection and FDK take 54 s where no
+C++ compiler is installed, and 13 s after a minute of compiling in each process where one is; this file takes 4 s.
 """
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def paint_orbits(canvas: Canvas, body: np.ndarray, streams: Streams) -> None:
         rim, apex = mirrored((32, -70, 18), side), mirrored(ORBIT_APEX, side)
         canvas.capsule("cortical bone", rim, apex, 20.5, 6, mask=bone_mask)
         for start, end, radius in (((14, -84, 37), (36, -80, 38), 5), ((34, -80, 38), (49, -66, 30), 5),    # brow
-                                   ((50, -64, 30), (50, -62, 4), 4.5)):                                     # lateral rim
+                                   ((50, -64, 30), (50, -62, 4), 4.5)):  # lateral rim
             canvas.bone(mirrored(start, side), mirrored(end, side), radius, shell_mm=1.8, mask=bone_mask)
         canvas.capsule("fat", rim, apex, 18.8, 3.5, mask=soft_mask)
         for dx, dz in ((0, 11), (0, -11), (11, 0), (-11, 0)):                                               # recti
@@ -54,14 +54,14 @@ def paint_sinuses(canvas: Canvas, traits: Traits, streams: Streams) -> None:
         filled = g.random() < 0.2
         wall = 3.0 if filled else float(g.uniform(0.6, 1.8))
         canvas.ellipsoid("air", (centre[0], centre[1], centre[2] + (3 if filled else 0)), radii - wall)
-        canvas.bone(mirrored((28, -82, 3), side), mirrored((50, -63, 1), side), 5, 5.5, (1, 1, 1.6), shell_mm=1.8)    # zygoma
+        canvas.bone(mirrored((28, -82, 3), side), mirrored((50, -63, 1), side), 5, 5.5, (1, 1, 1.6), shell_mm=1.8)  # zygoma
         canvas.bone(mirrored((50, -63, 1), side), mirrored((66, -18, 1), side), 4, 2.6, (0.7, 1, 1.3), shell_mm=1.8)  # arch
         canvas.capsule("cortical bone", mirrored((21, -36, -4), side), mirrored((18, -34, -26), side), 1.6, 1.4, (1, 3.5, 1))
     ethmoid = ellipsoid_distance(canvas.x, canvas.y, canvas.z, (0, -60, 15), (11.5, 24, 13))
     canvas.paint("cortical bone", ethmoid - 1.2)
     canvas.paint("mucosa", ethmoid)
     canvas.paint("air", np.maximum(ethmoid + 0.8, 1.0 - 3.2 * np.abs(fine)))
-    canvas.ellipsoid("air", (float(g.normal(0, 2)), -26, 5), (11 * float(g.uniform(0.7, 1.2)), 10, 8))               # sphenoid
+    canvas.ellipsoid("air", (float(g.normal(0, 2)), -26, 5), (11 * float(g.uniform(0.7, 1.2)), 10, 8))  # sphenoid
     frontal = float(g.uniform(0.3, 1.3))
     for side in SIDES:
         canvas.ellipsoid("air", mirrored((10, -82, 40), side), (9 * frontal, 3.2, 9 * frontal))

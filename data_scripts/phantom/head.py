@@ -65,10 +65,10 @@ def paint_skull(canvas: Canvas, cavity: np.ndarray, skull_mm: np.ndarray, stream
     canvas.paint("spongy bone", diploe)
     aeration = streams("aeration").uniform(-0.8, 0.8, size=2)
     for side, air in zip(SIDES, aeration, strict=True):
-        canvas.bone(mirrored((58, 20, -6), side), mirrored((16, 0, 0), side), 12, 6, (1, 0.9, 0.9), shell_mm=4.5)   # petrous
-        canvas.bone(mirrored((57, 22, -4), side), mirrored((54, 22, -24), side), 11, 8)                             # mastoid
+        canvas.bone(mirrored((58, 20, -6), side), mirrored((16, 0, 0), side), 12, 6, (1, 0.9, 0.9), shell_mm=4.5)  # petrous
+        canvas.bone(mirrored((57, 22, -4), side), mirrored((54, 22, -24), side), 11, 8)  # mastoid
         canvas.ellipsoid("air", mirrored((56, 22, -10), side), (9, 11, 15), bump=2.6 - 2.2 * np.abs(fine) - air)
-        canvas.capsule("air", mirrored((82, 12, 1), side), mirrored((48, 10, 1), side), 3.2, 2.6)                   # ear canal
-        canvas.ellipsoid("air", mirrored((44, 10, 2), side), (3, 4, 6))                                             # middle ear
-    canvas.bone((0, -8, 8), (0, 9, -19), 8, 6, (1.7, 1, 1), shell_mm=2.2)                                           # clivus
-    canvas.bone((0, -34, 5), (0, -18, 1), 10, 10, (1.4, 1, 1), shell_mm=2)                                         # sphenoid
+        canvas.capsule("air", mirrored((82, 12, 1), side), mirrored((48, 10, 1), side), 3.2, 2.6)  # ear canal
+        canvas.ellipsoid("air", mirrored((44, 10, 2), side), (3, 4, 6))  # middle ear
+    canvas.bone((0, -8, 0), (0, 9, -19), 7, 6, (1.7, 1, 1), shell_mm=2.2)  # clivus
+    canvas.bone((0, -34, 5), (0, -18, 1), 10, 10, (1.4, 1, 1), shell_mm=2)  # sphenoid

@@ -50,13 +50,13 @@ def paint_muscles(canvas: Canvas, body: np.ndarray, traits: Traits, pose: Pose, 
             shape = mirrored(start, side), mirrored(end, side)
             canvas.capsule("fat", *shape, radius + FAT_PLANE_MM, end_radius + FAT_PLANE_MM, stretch, mask=under_fat)
             canvas.capsule("muscle", *shape, radius, end_radius, stretch, mask=under_fat)
-    canvas.capsule("muscle", (0, -97, -42), (0, -96, -42), 3, stretch=(9, 1, 4), mask=under_fat)          # around the mouth
+    canvas.capsule("muscle", (0, -97, -42), (0, -96, -42), 3, stretch=(9, 1, 4), mask=under_fat)  # around the mouth
     drop = pose.jaw_mm
     canvas.ellipsoid("muscle", (0, -52, -54 - 0.6 * drop + pose.tongue_mm), (23, 33, 24))                  # tongue
-    canvas.ellipsoid("muscle", (0, -54, -76 - 0.7 * drop), (20, 28, 7))                                    # floor of the mouth
+    canvas.ellipsoid("muscle", (0, -54, -76 - 0.7 * drop), (20, 28, 7))  # floor of the mouth
     tongue = ellipsoid_distance(x, y, z, (0, -52, -54 - 0.6 * drop + pose.tongue_mm), (23, 33, 24))
     canvas.paint("fat", tongue + 3, mask=np.full(canvas.grid.shape, 0.2, np.float32))       # fat between its fibres
-    canvas.capsule("fat", (0, -70, -66), (0, -40, -62), 0.6, 1.0, (1, 1, 6))                               # septum of the tongue
+    canvas.capsule("fat", (0, -70, -66), (0, -40, -62), 0.6, 1.0, (1, 1, 6))  # septum of the tongue
 
 
 def paint_glands(canvas: Canvas, body: np.ndarray, traits: Traits, streams: Streams) -> None:
@@ -82,12 +82,12 @@ def paint_vessels(canvas: Canvas, body: np.ndarray, streams: Streams) -> None:
     for side in SIDES:
         carotid, jugular = float(g.normal(0, 1.5)), float(g.uniform(4, 7.2))
         at = lambda px, py, pz: mirrored((px, py, pz), side)                                               # noqa: E731
-        canvas.capsule("artery", at(22 + carotid, -2, -12), at(25 + carotid, -4, -70), 2.6, 3.4)           # internal carotid
-        canvas.capsule("artery", at(25 + carotid, -4, -70), at(20 + carotid, -8, -170), 3.6, 3.9)          # common carotid
-        canvas.capsule("artery", at(26 + carotid, -10, -70), at(36, -10, -20), 2.4, 1.8)                   # external carotid
+        canvas.capsule("artery", at(22 + carotid, -2, -12), at(25 + carotid, -4, -70), 2.6, 3.4)  # internal carotid
+        canvas.capsule("artery", at(25 + carotid, -4, -70), at(20 + carotid, -8, -170), 3.6, 3.9)  # common carotid
+        canvas.capsule("artery", at(26 + carotid, -10, -70), at(36, -10, -20), 2.4, 1.8)  # external carotid
         canvas.capsule("vessel", at(30, 9, -14), at(33 + carotid, 4, -80), 0.8 * jugular, jugular, (1.15, 0.95, 1))
         canvas.capsule("vessel", at(33 + carotid, 4, -80), at(27, -12, -170), jugular, jugular + 1)
-        canvas.capsule("vessel", at(50, -4, -30), at(50, 22, -150), 2, 2.4, mask=skin)                     # external jugular
+        canvas.capsule("vessel", at(50, -4, -30), at(50, 22, -150), 2, 2.4, mask=skin)  # external jugular
         for _ in range(5):
             height, dx, dy = float(g.uniform(-110, -40)), *g.normal(0, (3, 6))
             canvas.ellipsoid("lymph node", at(36 + dx, 10 + dy, height), (2.3 + abs(float(g.normal(0, 0.8))), 3.4, 4.5))
@@ -103,8 +103,8 @@ def paint_airway(canvas: Canvas, body: np.ndarray, traits: Traits, pose: Pose, s
         for start, end, radius, end_radius, stretch in tube:
             canvas.capsule(tissue, start, end, radius + wall_mm, end_radius + wall_mm, stretch, mask=inside)
     for side in SIDES:
-        canvas.ellipsoid("mucosa", mirrored((18, -22, -44), side), (6.5, 8, 12))                           # palatine tonsil
-        canvas.ellipsoid("mucosa", mirrored((14, -20, -6), side), (6, 6, 8))                               # torus tubarius
+        canvas.ellipsoid("mucosa", mirrored((18, -22, -44), side), (6.5, 8, 12))  # palatine tonsil
+        canvas.ellipsoid("mucosa", mirrored((14, -20, -6), side), (6, 6, 8))  # torus tubarius
     canvas.ellipsoid("mucosa", (0, -13, 2), (13, 4, 9))                                                    # adenoid
     for start, end, radius, end_radius, stretch in tube:
         canvas.capsule("air", start, end, radius, end_radius, stretch)
@@ -123,7 +123,7 @@ def paint_larynx(canvas: Canvas, streams: Streams) -> None:
         canvas.bone(start, end, 2.8, stretch=(1, 1, 1.2), shell_mm=1.4)                                    # hyoid
     for side in SIDES:
         canvas.capsule("cartilage", mirrored((1, -51, -106), side), mirrored((19, -23, -108), side), 1.6, 1.7, (1, 1, 7))
-        if g.random() < 0.6:                                                                               # ossified edge
+        if g.random() < 0.6:  # ossified edge
             canvas.capsule("cortical bone", mirrored((16, -27, -112), side), mirrored((19, -22, -112), side),
                            0.8 * float(g.uniform(0.3, 1.2)), 0.9, (1, 1, 5))
     angles = np.linspace(0, 2 * np.pi, 13)

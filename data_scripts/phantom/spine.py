@@ -19,7 +19,7 @@ def paint_spine(canvas: Canvas) -> None:
         y, size = spine_y_mm(z), 1 + 0.05 * level
         paint_arch(canvas, level, y, z, size)
         if level == 0:
-            canvas.bone((-14, y - 6, z), (14, y - 6, z), 3.5, stretch=(1, 1, 1.4), shell_mm=1.4)       # anterior arch of C1
+            canvas.bone((-14, y - 6, z), (14, y - 6, z), 3.5, stretch=(1, 1, 1.4), shell_mm=1.4)  # anterior arch of C1
         else:
             paint_body(canvas, y, z, size)
         if level == 1:
