@@ -159,7 +159,8 @@ def describe_splits(splits: dict[str, str], rule: str) -> str:
     lines = [f"split: {counts['train']} train, {counts['validation']} validation, {counts['test']} test ({rule})"]
     for split in ("validation", "test"):
         names = [name for name in splits if splits[name] == split]
-        lines.append(f"  {split}: {', '.join(names) if len(names) <= 12 else f'{len(names)} patients'}")
+        if 0 < len(names) <= 12:
+            lines.append(f"  {split}: {', '.join(names)}")
     if min(counts["train"], counts["validation"], counts["test"]) == 0:
         lines.append("  too few patients to train, validate and test: import at least 4")
     return "\n".join(lines)

@@ -2,7 +2,8 @@
 
     python data_scripts/make_phantom.py --cases 40 --size 128 --out data/phantom --seed 0
 
-Same seed, same bytes, whatever the number of jobs. A run that was stopped goes on where it was: finished cases are kept.
+Same seed, same bytes, whatever the number of jobs. A run that was stopped goes on where it was: finished cases are
+kept.
 """
 from __future__ import annotations
 
@@ -15,12 +16,11 @@ import time
 from pathlib import Path
 
 from case_folder import write_case, write_dataset
-from phantom import GENERATOR_VERSION
+from phantom import ATLAS_NOTICE, GENERATOR_VERSION
 
 LICENCE = "CC-BY-4.0"
-CITATION = ("vaelite procedural head-and-neck phantom. Brain from the ICBM 152 nonlinear symmetric 2009a maps: "
-            "Copyright (C) 1993-2009 Louis Collins, McConnell Brain Imaging Centre, Montreal Neurological Institute, "
-            "McGill University; Fonov et al., NeuroImage 54 (2011) 313-327.")
+CITATION = ("vaelite procedural head-and-neck phantom. Brain from the ICBM 152 nonlinear symmetric 2009a maps, "
+            "Fonov et al., NeuroImage 54 (2011) 313-327. " + ATLAS_NOTICE)
 SMALLEST, LARGEST = 32, 512
 PRESCRIPTION_GY = {"PTV": 70.0}
 
@@ -58,9 +58,9 @@ def make_and_write(job: tuple[int, str, str, int, int, str]) -> tuple[str, float
     """Make one case (in a worker process) and write its folder -> (name, seconds)."""
     index, name, patient, seed, size, out = job
     started = time.perf_counter()
-    import torch                                                # imported in the worker, with its thread limits set
-
+    import torch  # here, in the worker, where the limits of make_cohort hold
     from phantom.scans import make_case
+
     torch.set_num_threads(1)
     case = make_case(seed, index, size)
     info = {"patient": patient, "source": "procedural phantom, not a patient", **recipe(seed, size), "index": index,

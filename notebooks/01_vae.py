@@ -14,14 +14,14 @@
 # %% [markdown]
 # # 01 · Can a few hundred numbers stand for a slice?
 #
-# A slice of a head has thousands of pixels. This lesson squeezes it into fewer numbers, the **latents**, and asks what is
-# lost. One network does it for CT, CBCT and MR alike. Lesson 02 will translate between modalities by moving latents, so
-# whatever is lost here is lost for good.
+# A slice of a head has thousands of pixels. This lesson squeezes it into fewer numbers, the **latents**, and asks
+# what is lost. One network does it for CT, CBCT and MR alike. Lesson 02 will translate between modalities by moving
+# latents, so whatever is lost here is lost for good.
 #
 # | | |
 # |---|---|
 # | **Goal** | build, train and judge a shared variational autoencoder (VAE), and know its rival: PCA |
-# | **Time** | smoke: under 1 min · laptop: about 4 min · paper: hours, needs a GPU |
+# | **Time** | smoke: under 1 min · laptop: about 3 min · paper: hours, needs a GPU |
 # | **Needs** | a data set (`make data`, or your own patients as case folders) |
 # | **Makes** | stage `vae` in `runs/<name>/`, read by lesson 02 |
 # | **You should know** | matrices, means and variances, what a convolution does. No deep learning beyond that |
@@ -58,9 +58,9 @@ run = open_run(run_dir)
 # %% [markdown]
 # ## 1 · Whose heads are these?
 #
-# `load_cases` checks every file once: one grid for each patient, CT in HU, nobody in two splits. **Training** patients
-# teach the network. **Validation** patients judge it in lessons 01 to 03, where we still make choices. **Test** patients
-# are touched once, in lesson 04.
+# `load_cases` checks every file once: one grid for each patient, CT in HU, nobody in two splits. **Training**
+# patients teach the network. **Validation** patients judge it in lessons 01 to 03, where we still make choices.
+# **Test** patients are touched once, in lesson 04.
 
 # %%
 cases = load_cases(data_dir)
@@ -68,6 +68,7 @@ modalities = [m for m in MODALITIES if any(m in case.modalities for case in case
 for name in ("train", "validation", "test"):
     print(f"{name:>10}: {sum(case.split == name for case in cases)} patients")
 print(f"source: {cases[0].info.get('source', 'not stated')}\nmodalities: {', '.join(modalities)}")
+first = "CT" if "CT" in modalities else modalities[0]        # shown first where there is a choice
 if missing := sorted(set(MODALITIES) - set(modalities)):
     print(f"This data set has no {' and no '.join(missing)}: what follows leaves them out.")
 
@@ -83,9 +84,9 @@ draw_modalities(picture, pixel_mm, held_out.mask[row])
 
 # %% [markdown]
 # **Read.** The same anatomy four times (or as often as your data have it). CT and CBCT measure X-ray attenuation in
-# Hounsfield units: water 0, air -1000, dense bone above 1000. MR has no unit: T1c makes fat and contrast agent bright, T2w
-# water; bone and air are dark in both. For the network all become `x` in [-1, 1]: HU from -1000 to 2000 linearly, MR from
-# its 0.5 to its 99.5 percentile in the body.
+# Hounsfield units: water 0, air -1000, dense bone above 1000. MR has no unit: T1c makes fat and contrast agent
+# bright, T2w water; bone and air are dark in both. For the network all become `x` in [-1, 1]: HU from -1000 to 2000
+# linearly, MR from its 0.5 to its 99.5 percentile in the body.
 #
 # ## 2 · How many numbers?
 #
@@ -104,9 +105,9 @@ print(f"{size} x {size} = {n_pixels:,} pixels; ({size} / {f})^2 x {k} = {n_laten
 # %% [markdown]
 # ## 3 · A rival that needs no training: PCA
 #
-# Before any network: what does the best **linear** code achieve? Principal component analysis finds the `k` patterns whose
-# weighted sum comes closest to every patch, on average, in closed form. With the mean patch $m$ and the orthonormal
-# patterns $c_1 \dots c_k$ (`patch_mean`, `components`):
+# Before any network: what does the best **linear** code achieve? Principal component analysis finds the `k`
+# patterns whose weighted sum comes closest to every patch, on average, in closed form. With the mean patch $m$ and
+# the orthonormal patterns $c_1 \dots c_k$ (`patch_mean`, `components`):
 #
 # $$ z_j = c_j \cdot (p - m), \qquad \hat p = m + \sum_j z_j \, c_j $$
 #
@@ -119,8 +120,9 @@ patches = rearrange(x_train, "b 1 (h f) (w g) -> (b h w) (f g)", f=f, g=f)
 draw_components(pca.components[:, 0], pca.deviations, float(patches.var(0).sum()), pixel_mm)
 
 # %% [markdown]
-# **Read.** The first pattern is flat: it carries the mean of a patch. The next are slopes, then curves and stripes, like
-# the first terms of a Fourier series. The number above each is its share of the variance of all training patches.
+# **Read.** The first pattern is flat: it carries the mean of a patch. The next are slopes, then curves and stripes,
+# like the first terms of a Fourier series. The number above each is its share of the variance of all training
+# patches.
 #
 # The whole method is these lines:
 
@@ -177,7 +179,7 @@ def draw_pca(vae, slices, row, pixel_mm, patterns, modality):
 
 
 explore(partial(draw_pca, pca, held_out, row, pixel_mm), "What goes first when numbers are few: bone, brain or air?",
-        patterns=widgets.IntSlider(k // 4, 1, k), modality=list(picture)[::-1])
+        patterns=widgets.IntSlider(k // 4, 1, k), modality=widgets.Dropdown(options=list(picture), value=first))
 
 # %%
 def unit_psnr(x, reference):
@@ -186,7 +188,8 @@ def unit_psnr(x, reference):
 
 
 steps = [n for n in (1, 2, 4, 8, 16, 32) if n <= k]
-x_held_out = {m: held_out.x[held_out.have[:, i], i][:, None].float() for i, m in enumerate(MODALITIES) if m in modalities}
+columns = {m: MODALITIES.index(m) for m in modalities}
+x_held_out = {m: held_out.x[held_out.have[:, i], i][:, None].float() for m, i in columns.items()}
 pca_db = {m: [] for m in modalities}
 for m, x in x_held_out.items():
     z = pca.linear_encode(x)
@@ -196,21 +199,22 @@ for m, x in x_held_out.items():
 draw_quality([n * (size // f) ** 2 for n in steps], pca_db, n_pixels)
 
 # %% [markdown]
-# **Read.** PSNR is a logarithm: +6 dB means half the root-mean-square error. To get a feeling for it, find the line's
-# values for the settings at which *you* stopped seeing a difference above. Whole slices count here, air too, of validation
-# patients, whom the PCA never saw. Note which modality is hardest: smooth pictures are cheap, noise cannot be compressed,
-# because what is random in one pixel is not told by its neighbours.
+# **Read.** PSNR is a logarithm: +6 dB means half the root-mean-square error. To get a feeling for it, find the
+# line's values for the settings at which *you* stopped seeing a difference above. Whole slices count here, air too,
+# of validation patients, whom the PCA never saw. Note which modality is hardest: smooth pictures are cheap, noise
+# cannot be compressed, because what is random in one pixel is not told by its neighbours.
 #
 # ## 4 · From a point to a cloud: the variational autoencoder
 #
-# A VAE adds two things to PCA. Its encoder and decoder may be **curved** (small convolutional networks that add to the
-# linear path), and its code is a **cloud** instead of a point. For each latent the encoder gives the mean $\mu$ (`mean`)
-# and the logarithm of the variance $\log \sigma^2$ (`logvar`) of a normal distribution $q(z|x)$, the *posterior*:
+# A VAE adds two things to PCA. Its encoder and decoder may be **curved** (small convolutional networks that add to
+# the linear path), and its code is a **cloud** instead of a point. For each latent the encoder gives the mean $\mu$
+# (`mean`) and the logarithm of the variance $\log \sigma^2$ (`logvar`) of a normal distribution $q(z|x)$, the
+# *posterior*:
 #
 # $$ z = \mu + \sigma \, \epsilon, \qquad \epsilon \sim N(0, 1) $$
 #
-# Why so? Every point of a cloud must decode to the same slice, so the decoder must not jump between neighbouring points.
-# Small errors in a latent then do small harm: just what a mapper between modalities needs.
+# Why so? Every point of a cloud must decode to the same slice, so the decoder must not jump between neighbouring
+# points. Small errors in a latent then do small harm: just what a mapper between modalities needs.
 #
 # ### Try it 2: the reparameterisation trick
 #
@@ -245,17 +249,19 @@ print(check_sample(my_sample))
 # %% [markdown]
 # ### What a cloud costs
 #
-# Nothing yet keeps the encoder from shrinking every cloud to a point. The **Kullback-Leibler divergence** does: it says
-# how many nats (1 nat = 1.44 bit) it takes to tell $q(z|x)$ from the prior $N(0, 1)$:
+# Nothing yet keeps the encoder from shrinking every cloud to a point. The **Kullback-Leibler divergence** does: it
+# says how many nats (1 nat = 1.44 bit) it takes to tell $q(z|x)$ from the prior $N(0, 1)$:
 #
-# $$ \mathrm{KL} = \mathbb{E}_{z \sim q}\left[\log q(z|x) - \log p(z)\right] = \tfrac12 \left(\mu^2 + \sigma^2 - 1 - \log \sigma^2\right) $$
+# $$ \mathrm{KL} = \mathbb{E}_{z \sim q}\left[\log q(z|x) - \log p(z)\right]
+#    = \tfrac12 \left(\mu^2 + \sigma^2 - 1 - \log \sigma^2\right) $$
 #
 # (Kingma and Welling 2014, appendix B). Training minimises the negative evidence lower bound, in our weights
 #
-# $$ \mathcal L = \underbrace{|\hat x - x| + w_s\,(1 - \mathrm{SSIM})}_{\texttt{image}} + \beta \, \underbrace{\mathrm{KL}/n}_{\texttt{kl\_per\_latent}} $$
+# $$ \mathcal L = \underbrace{|\hat x - x| + w_s\,(1 - \mathrm{SSIM})}_{\texttt{image}} +
+#    \beta \, \underbrace{\mathrm{KL}/n}_{\texttt{kl\_per\_latent}} $$
 #
-# with $w_s$ = `cfg.loss.ssim`, $\beta$ = `cfg.loss.kl` and $n$ latents a slice. The paper publishes no losses: these are our
-# choice.
+# with $w_s$ = `cfg.loss.ssim`, $\beta$ = `cfg.loss.kl` and $n$ latents a slice. The paper publishes no losses:
+# these are our choice.
 #
 # ### Try it 3: the divergence of one latent
 
@@ -274,7 +280,7 @@ def check_kl(kl):
     z = 0.5 + 0.2 * torch.randn(200_000, generator=torch.Generator().manual_seed(0))
     log_ratio = -0.5 * ((z - 0.5) / 0.2) ** 2 - math.log(0.2) + 0.5 * z**2
     difference = abs(kl(0.5, math.log(0.04)) - float(log_ratio.mean()))
-    assert difference < 0.02, f"200,000 draws disagree by {difference:.2f} nat: sigma^2 is exp(logvar); are all terms there?"
+    assert difference < 0.02, f"200,000 draws disagree by {difference:.2f} nat: sigma^2 is exp(logvar); all terms?"
     return "correct"
 
 
@@ -288,8 +294,8 @@ def my_kl(mu, logvar):
 print(check_kl(my_kl))
 
 # %% [markdown]
-# The library's version does the same for a whole slice. The check above compared yours with a **Monte Carlo** estimate of
-# the definition, which knows nothing of the formula.
+# The library's version does the same for a whole slice. The check above compared yours with a **Monte Carlo**
+# estimate of the definition, which knows nothing of the formula.
 
 # %%
 show_source(kl_divergence)
@@ -297,8 +303,8 @@ show_source(kl_divergence)
 # %% [markdown]
 # ## 5 · Train it
 #
-# One function, the same as behind `python -m vaelite vae`. It fits the PCA, then trains the networks on single slices of
-# all modalities; it is never told which modality it sees.
+# One function, the same as behind `python -m vaelite vae`. It fits the PCA, then trains the networks on single
+# slices of all modalities; it is never told which modality it sees.
 #
 # **Predict.** How many dB will the networks gain over PCA with the same number of latents? (+6 dB is half the error.)
 
@@ -320,9 +326,9 @@ print(f"measured: {gain_db:+.1f} dB over PCA, mean of {len(modalities)} modaliti
 draw_quality([n * (size // f) ** 2 for n in steps], pca_db, n_pixels, vae_db)
 
 # %% [markdown]
-# **Read.** The stars are the VAE, the end of each line is PCA with as many numbers. If the star is hardly higher, training
-# was too short to matter: at profile `smoke` that is so. A method that costs minutes has to beat one that costs a second;
-# always print both.
+# **Read.** The stars are the VAE, the end of each line is PCA with as many numbers. If the star is hardly higher,
+# training was too short to matter: at profile `smoke` that is so. A method that costs minutes has to beat one that
+# costs a second; always print both.
 #
 # ### Explore 2: where is the error?
 
@@ -335,11 +341,11 @@ def draw_codes(pca, vae, slices, pixel_mm, modality, slice):
 
 n_slices = int((held_out.case == 0).sum())                   # of the first validation patient
 explore(partial(draw_codes, pca, vae, held_out, pixel_mm), "Where does the VAE repair what PCA gets wrong?",
-        modality=list(picture)[::-1], slice=widgets.IntSlider(row, 0, n_slices - 1))
+        modality=widgets.Dropdown(options=list(picture), value=first), slice=widgets.IntSlider(row, 0, n_slices - 1))
 
 # %% [markdown]
-# **Read.** Red is too high, blue too low. The errors follow edges, because an edge needs many patterns at once. How much
-# worse are edges? Let us measure instead of trusting the eye.
+# **Read.** Red is too high, blue too low. The errors follow edges, because an edge needs many patterns at once. How
+# much worse are edges? Let us measure instead of trusting the eye.
 
 # %%
 rows = torch.arange(0, len(held_out), 3)                     # every third slice is enough for what follows
@@ -355,14 +361,14 @@ steepness = torch.stack(torch.gradient(x, dim=(-2, -1))).square().sum(0).sqrt()
 steep = steepness > steepness[inside][:1_000_000].quantile(0.9)
 error = (x_decoded - x).abs()
 edge, elsewhere = error[inside & steep].mean(), error[inside & ~steep].mean()
-print(f"mean absolute error in the body, of the range 2: {edge:.3f} in the steepest tenth of the pixels, {elsewhere:.3f} "
-      f"elsewhere: {edge / elsewhere:.1f} x more (n = {len(x)} slices, validation)")
+print(f"mean absolute error in the body, of the range 2: {edge:.3f} in the steepest tenth of the pixels, "
+      f"{elsewhere:.3f} elsewhere: {edge / elsewhere:.1f} x more (n = {len(x)} slices, validation)")
 
 # %% [markdown]
 # ## 6 · How exact must a latent be?
 #
-# Lesson 02 will **predict** latents, and predictions are never exact. So we add noise of a known size to the latents and
-# decode. One knob, four values. Latents have about unit variance, so 0.1 is an error of 10 %.
+# Lesson 02 will **predict** latents, and predictions are never exact. So we add noise of a known size to the
+# latents and decode. One knob, four values. Latents have about unit variance, so 0.1 is an error of 10 %.
 #
 # **Predict.** At which noise is the picture as bad as PCA with half of its patterns?
 
@@ -379,13 +385,13 @@ nats = kl_divergence(posterior.mean, posterior.logvar)       # (n,) nat per slic
 sigma = posterior.logvar.mul(0.5).exp().median()
 kilobytes = nats.mean() / math.log(2) / 8 / 1000
 assert (nats >= 0).all(), "a divergence is never negative"
-print(f"A slice costs {nats.mean():,.0f} nats = {kilobytes:.1f} kB; as 16-bit pixels it takes {2 * n_pixels / 1000:.1f} kB. "
+print(f"A slice costs {nats.mean():,.0f} nats = {kilobytes:.1f} kB; as 16-bit pixels {2 * n_pixels / 1000:.1f} kB. "
       f"The median cloud has sigma = {sigma:.3f}.")
 
 # %% [markdown]
-# **Read.** The table says how exact lesson 02 has to be. The kilobytes are a scale, not a contest: the code is lossy, the
-# pixels are not. And the encoder chose its clouds (the median $\sigma$) much smaller than 1, because $\beta$ is tiny. So
-# this VAE is a good **tokenizer**, and a bad **generator**. See what that means:
+# **Read.** The table says how exact lesson 02 has to be. The kilobytes are a scale, not a contest: the code is
+# lossy, the pixels are not. And the encoder chose its clouds (the median $\sigma$) much smaller than 1, because
+# $\beta$ is tiny. So this VAE is a good **tokenizer**, and a bad **generator**. See what that means:
 #
 # ### Break it: decode latents that nobody encoded
 #
@@ -399,13 +405,13 @@ draw_slices(dreams, "model space", pixel_mm,
 
 # %% [markdown]
 # **Read.** Neighbouring latents of a real head belong together; independent draws know nothing of it. With a large
-# $\beta$ the clouds would grow to $\sigma = 1$ and the mean to 0: every slice would get the same code, and the decoder would
-# ignore it. That is **posterior collapse**. Between the two, $\beta$ is a choice.
+# $\beta$ the clouds would grow to $\sigma = 1$ and the mean to 0: every slice would get the same code, and the
+# decoder would ignore it. That is **posterior collapse**. Between the two, $\beta$ is a choice.
 #
 # ## 7 · One space for all modalities: where do CT and MR of one head lie?
 #
-# Nobody told the VAE about modalities. **Predict**: is the CT of a slice closer to the MR of the *same* slice, or to the CT
-# of the slice a few millimetres above?
+# Nobody told the VAE about modalities. **Predict**: is the CT of a slice closer to the MR of the *same* slice, or
+# to the CT of the slice a few millimetres above?
 
 # %%
 number, modality = have.nonzero().T                          # of each code: which slice, which modality
@@ -429,7 +435,6 @@ for m in modalities:
     chosen = modality == MODALITIES.index(m)
     code[m][number[chosen]] = flat[chosen]
 gap_mm = 3 * held_out_cases[0].spacing_mm[0]
-first = modalities[0] if "CT" not in modalities else "CT"
 above = distance(code[first][:n_slices // 3 - 1], code[first][1:n_slices // 3])
 print(f"from a {first} to the {first} {gap_mm:g} mm above:  {above:.2f} (RMS per latent, median)")
 for m in modalities:
@@ -438,22 +443,24 @@ for m in modalities:
         print(f"from a {first} to the {m} of the same slice:  {distance(code[first][both], code[m][both]):.2f}")
 
 # %% [markdown]
-# **Read.** A shared space does not mean one place for one anatomy. Where the map splits by colour, a modality is far from
-# the other, and a mapper has a way to go. CT and CBCT show the same physics and lie close together. If your prediction was
-# "closest to its own MR": the VAE was asked to keep everything needed to draw the slice again, and the modality is part of
-# that.
+# **Read.** A shared space does not mean one place for one anatomy. Where the map splits by colour, a modality is
+# far from the other, and a mapper has a way to go. CT and CBCT show the same physics and lie close together. If
+# your prediction was "closest to its own MR": the VAE was asked to keep everything needed to draw the slice again,
+# and the modality is part of that.
 #
 # ### Explore 3: walk through the latent space
 #
-# We start at one slice and walk along the main directions of the map, in standard deviations (SD), decoding on the way.
+# We start at one slice and walk along the main directions of the map, in standard deviations (SD), decoding on the
+# way.
 
 # %%
 def draw_walk(vae, z, axes, sizes, pixel_mm, direction, steps_sd):
     step = steps_sd * sizes[direction - 1] * axes[direction - 1].view_as(z)
     back, start, forth = vae.decode(torch.stack([z - step, z, z + step]))[:, 0]
     change = float((forth - back).abs().mean() / 2)
-    return draw_slices({f"-{steps_sd:g} SD": back, "start": start, f"+{steps_sd:g} SD": forth}, "model space", pixel_mm,
-                       f"A step of {steps_sd:g} SD along direction {direction} changes a pixel by {change:.2f} of the range 2")
+    pictures = {f"-{steps_sd:g} SD": back, "start": start, f"+{steps_sd:g} SD": forth}
+    return draw_slices(pictures, "model space", pixel_mm, f"A step of {steps_sd:g} SD along direction {direction} "
+                       f"changes a pixel by {change:.2f} of the range 2")
 
 
 sizes = deviation / math.sqrt(len(flat))                     # standard deviation along each direction
@@ -470,15 +477,15 @@ explore(partial(draw_walk, vae, posterior.mean[one_slice[-1]], axes, sizes, pixe
 
 # %%
 my_latents = None                                            # your answer to question 1
-answer = (256 // 16) ** 2 * 16
-print("not attempted yet" if my_latents is None else "correct" if my_latents == answer else "no: patches x numbers each")
+right = my_latents == (256 // 16) ** 2 * 16
+print("not attempted yet" if my_latents is None else "correct" if right else "no: count patches, times numbers each")
 
 # %% [markdown]
 # <details><summary>Answers 2 and 3</summary>
 #
-# 2: A variance must be positive; its logarithm may be any number, so the network needs no constraint, and its scale is
-# even: halving and doubling are equal steps. 3: Posterior collapse: every slice has the code of the prior, so the code says
-# nothing and the decoder draws the mean of all slices.
+# 2: A variance must be positive; its logarithm may be any number, so the network needs no constraint, and its scale
+# is even: halving and doubling are equal steps. 3: Posterior collapse: every slice has the code of the prior, so
+# the code says nothing and the decoder draws the mean of all slices.
 # </details>
 
 # %%
@@ -490,12 +497,13 @@ print(f"saved: {run.path}/vae.safetensors, {run.stages['vae']['parameters']:,} p
       f"{run.stages['vae']['seconds']:.0f} s")
 
 # %% [markdown]
-# **What we did.** We coded slices of all modalities with one VAE that starts at PCA, measured what is lost against PCA
-# with as many numbers, and looked at where modalities lie. A few hundred numbers keep the head, a few thousand the
-# picture: the line above gives both in dB.
+# **What we did.** We coded slices of all modalities with one VAE that starts at PCA, measured what is lost against
+# PCA with as many numbers, and looked at where modalities lie. A few hundred numbers keep the head, a few thousand
+# the picture: the line above gives both in dB.
 #
 # **What it cannot do.** It loses fine structure, most at edges. It generates no new heads. Our numbers come from
-# validation patients of this data set; on a phantom they say nothing about patients. Nothing here is a medical device.
+# validation patients of this data set; on a phantom they say nothing about patients. Nothing here is a medical
+# device.
 #
-# **Next.** Lesson 02 freezes this VAE and learns to map the latents of one modality to those of another. To use your own
-# patients, write case folders (README, "your own data") and set `data_dir` and `run_dir` above.
+# **Next.** Lesson 02 freezes this VAE and learns to map the latents of one modality to those of another. To use
+# your own patients, write case folders (README, "your own data") and set `data_dir` and `run_dir` above.

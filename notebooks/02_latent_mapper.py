@@ -14,13 +14,14 @@
 # %% [markdown]
 # # 02 · Can one model translate between any two modalities?
 #
-# A clinic has CBCT, CT, T1c and T2w, and wants any of them from any other: 12 directions. The usual answer is 12 networks.
-# The paper's claim is that **one** is enough, if it works on the shared latents of lesson 01 and is told where to go.
+# A clinic has CBCT, CT, T1c and T2w, and wants any of them from any other: 12 directions. The usual answer is 12
+# networks. The paper's claim is that **one** is enough, if it works on the shared latents of lesson 01 and is told
+# where to go.
 #
 # | | |
 # |---|---|
-# | **Goal** | train a latent mapper for all directions, and judge it against doing nothing and against linear regression |
-# | **Time** | smoke: under 1 min · laptop: about 4 min · paper: hours, needs a GPU |
+# | **Goal** | train a latent mapper for all directions, and judge it against doing nothing and linear regression |
+# | **Time** | smoke: under 1 min · laptop: about 3 min · paper: hours, needs a GPU |
 # | **Needs** | stage `vae` of the same run (lesson 01) |
 # | **Makes** | stage `mapper` in `runs/<name>/`, read by lesson 03 |
 # | **You should know** | lesson 01; least squares; what a gradient is |
@@ -33,6 +34,7 @@ run_dir = "runs/phantom-laptop"
 # %%
 # %matplotlib inline
 import math
+from dataclasses import replace
 from functools import partial
 
 import ipywidgets as widgets
@@ -44,11 +46,12 @@ from vaelite.explore import explore, show_source
 from vaelite.figures import (draw_direction_matrix, draw_influence, draw_modalities, draw_targets, draw_training,
                              draw_translations, mean_error)
 from vaelite.intensity import MODALITIES
-from vaelite.mapper import Block, ridge_regression
+from vaelite.mapper import Block, LatentMapper, ridge_regression
 from vaelite.profiles import profile
 from vaelite.runs import open_run
 from vaelite.slices import SliceSet, load_slices
-from vaelite.stages import load_mapped, load_vae, train_mapper
+from vaelite.stages import encode_slices, load_mapped, load_vae, train_mapper
+from vaelite.train import directions
 from vaelite.translate import Translator
 
 cfg = profile(profile_name)
@@ -65,8 +68,9 @@ held_out_cases = [case for case in cases if case.split == "validation"]
 held_out = load_slices(held_out_cases, cfg.data.size)
 every = slice(None, None, max(1, len(held_out) // 60))       # about 60 slices judge; more only make us wait
 judged = SliceSet(held_out.x[every], held_out.have[every], held_out.mask[every], held_out.case[every], held_out.names)
-print(f"{len(modalities)} modalities: {', '.join(modalities)}; {len(modalities) * (len(modalities) - 1)} directions. "
-      f"{len(held_out_cases)} validation patients, {len(judged)} slices ({cases[0].info.get('source', 'source not stated')})")
+print(f"source: {cases[0].info.get('source', 'not stated')}")
+print(f"{len(held_out_cases)} validation patients, {len(judged)} slices")
+print(f"{len(modalities)} modalities: {', '.join(modalities)}; {len(modalities) * (len(modalities) - 1)} directions")
 if missing := sorted(set(MODALITIES) - set(modalities)):
     print(f"This data set has no {' and no '.join(missing)}: their directions are left out.")
 
@@ -80,9 +84,9 @@ draw_modalities(x_of, pixel_mm, judged.mask[row])
 # %% [markdown]
 # ## 2 · First rival: do nothing
 #
-# The cheapest translator hands back its source. Where modalities nearly agree it is hard to beat, and a paper that does
-# not print its error hides something. In one published head-and-neck study, CBCT to CT reached 33.2 HU, which sounds good
-# until one reads that the raw CBCT already had 39.0.
+# The cheapest translator hands back its source. Where modalities nearly agree it is hard to beat, and a paper that
+# does not print its error hides something. In one published head-and-neck study, CBCT to CT reached 33.2 HU, which
+# sounds good until one reads that the raw CBCT already had 39.0.
 #
 # **Predict.** Which two directions does copying do best? Which worst?
 
@@ -96,22 +100,25 @@ draw_direction_matrix(copied)
 
 # %%
 error_to = {direction: error["copy"] for direction, error in copied.items()}
-print(f"copying errs least in {min(error_to, key=error_to.get)}, most in {max(error_to, key=error_to.get)} (as a fraction of "
-      f"the target's range).  You said {my_guess_best} and {my_guess_worst}.")
+least, most = min(error_to, key=error_to.get), max(error_to, key=error_to.get)
+print(f"copying errs least in {least}, most in {most} (as a fraction of the target's range).  "
+      f"You said {my_guess_best} and {my_guess_worst}.")
 
 # %% [markdown]
-# **Read.** Mean absolute error in the body, validation patients. Compare within a column: columns differ in unit. Copying an MR to CT reads its grey values as
-# Hounsfield units, which is nonsense, and gives errors of hundreds of HU. CBCT and CT are another matter.
+# **Read.** Mean absolute error in the body, validation patients. Compare within a column: columns differ in unit.
+# Copying an MR to CT reads its grey values as Hounsfield units, which is nonsense, and gives errors of hundreds of
+# HU. CBCT and CT are another matter.
 #
 # ## 3 · Second rival: linear regression
 #
-# Take one latent pixel of the target. Predict it as a weighted sum of the 3 x 3 latent pixels of the source around it.
-# The best weights have a closed form. With one example in each row of $X$ (`x`, a column of ones added) and $Y$ (`y`):
+# Take one latent pixel of the target. Predict it as a weighted sum of the 3 x 3 latent pixels of the source around
+# it. The best weights have a closed form. With one example in each row of $X$ (`x`, a column of ones added) and $Y$
+# (`y`):
 #
 # $$ W = (X^\top X + \lambda \bar d\, I)^{-1} X^\top Y $$
 #
-# `penalty` $\lambda$ keeps $W$ small where the data say little ($\bar d$ is the mean of the diagonal of $X^\top X$). That is
-# **ridge regression**.
+# `penalty` $\lambda$ keeps $W$ small where the data say little ($\bar d$ is the mean of the diagonal of
+# $X^\top X$). That is **ridge regression**.
 #
 # ### Try it 1: least squares
 #
@@ -154,13 +161,51 @@ print(check_least_squares(my_least_squares))
 show_source(ridge_regression)
 
 # %% [markdown]
+# ### Ablate: how far should a line look?
+#
+# One knob, three values: predict each latent pixel from 1 x 1, 3 x 3 or 5 x 5 source pixels. We fit on some training
+# patients and judge on validation patients. The error is the root mean square, in standard deviations (SD) of a latent:
+# predicting the mean would score about 1.
+#
+# **Predict.** Which has the smallest error on the patients it was fitted to? And on the others?
+
+# %%
+def ridge_error(neighbourhood, fit_on, fit_have, judge_on, judge_have):
+    """Root-mean-square error of the predicted latents in their standard deviations, all directions."""
+    config = replace(cfg.mapper, latent_channels=fit_on.shape[2], neighbourhood=neighbourhood)
+    ridge, found = LatentMapper(config).fit_ridge(fit_on, fit_have), []
+    for s, t in directions(judge_have):
+        both = judge_have[:, s] & judge_have[:, t]
+        source, target = (torch.full((int(both.sum()),), m) for m in (s, t))
+        error = ridge.ridge_latents(judge_on[both, s], source, target) - judge_on[both, t]
+        found.append((error / ridge.latent_deviation).square().mean())
+    return float(torch.stack(found).mean().sqrt())
+
+
+# %%
+train = load_slices([case for case in cases if case.split == "train"][:8], cfg.data.size)
+some = torch.arange(0, len(train), max(1, len(train) // 100))
+fitted = SliceSet(train.x[some], train.have[some], train.mask[some], train.case[some], train.names)
+z_fitted, z_judged = (encode_slices(vae, slices)[0].float() for slices in (fitted, judged))    # n m k h w
+print(f"{'neighbourhood':>14}{'weights':>9}{'fitted patients [SD]':>22}{'validation patients [SD]':>26}")
+for n in (1, 3, 5):
+    own = ridge_error(n, z_fitted, fitted.have, z_fitted, fitted.have)
+    other = ridge_error(n, z_fitted, fitted.have, z_judged, judged.have)
+    print(f"{f'{n} x {n}':>14}{n * n * z_fitted.shape[2] + 1:>9}{own:>22.3f}{other:>26.3f}")
+
+# %% [markdown]
+# **Read.** Weights are counted for each number predicted. On the fitted patients a wider view can only help: the narrow
+# one is a special case of it. On the others it may not, if there are too few patients for so many weights. The gap
+# between the two columns is what a paper hides when it reports on its training patients.
+#
 # ## 4 · What a line cannot do: look around
 #
-# Air and bone are both black in MR. To tell them apart one has to look further: is this dark pixel in the nose, or between
-# scalp and brain? **Attention** lets each latent pixel (now called a *token*) read all others. Token $i$ asks a question
-# $q_i$, each token $j$ offers a key $k_j$ and a value $v_j$. The answer is a weighted mean:
+# Air and bone are both black in MR. To tell them apart one has to look further: is this dark pixel in the nose, or
+# between scalp and brain? **Attention** lets each latent pixel (now called a *token*) read all others. Token $i$
+# asks a question $q_i$, each token $j$ offers a key $k_j$ and a value $v_j$. The answer is a weighted mean:
 #
-# $$ o_i = \sum_j w_{ij} \, v_j, \qquad w_{ij} = \frac{\exp(q_i \cdot k_j / \sqrt d)}{\sum_{j'} \exp(q_i \cdot k_{j'} / \sqrt d)} $$
+# $$ o_i = \sum_j w_{ij} \, v_j,
+#    \qquad w_{ij} = \frac{\exp(q_i \cdot k_j / \sqrt d)}{\sum_{j'} \exp(q_i \cdot k_{j'} / \sqrt d)} $$
 #
 # (Vaswani et al. 2017, equation 1.)
 #
@@ -183,7 +228,7 @@ def check_attention(attend):
     q = torch.tensor([[4.0, 0.0, 0.0, 0.0], [0.0, 2.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]])
     k = torch.tensor([[1.0, 0.5, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 3.0, 2.0]])
     first = torch.softmax(torch.tensor([2.0, 0.0, 0.0]), 0) @ v    # 4 * 1 / sqrt(4) = 2
-    assert torch.allclose(attend(q, k, v)[0], first), "divide q . k by sqrt(d); weights of one question sum to 1 over keys"
+    assert torch.allclose(attend(q, k, v)[0], first), "divide q . k by sqrt(d); the weights of a question sum to 1"
     wanted = torch.nn.functional.scaled_dot_product_attention(q[None], k[None], v[None])[0]
     assert torch.allclose(attend(q, k, v), wanted, atol=1e-6), "each ROW holds one question: normalise over its keys"
     return "correct"
@@ -200,16 +245,18 @@ def my_attention(q, k, v):
 print(check_attention(my_attention))
 
 # %% [markdown]
-# The mapper's own attention is your two lines, for several heads at once. No mask: a token reads those before it **and**
-# those behind it. That is what *bidirectional* means; a language model that writes from left to right may only look back.
+# The mapper's own attention is your two lines, for several heads at once. No mask: a token reads those before it
+# **and** those behind it. That is what *bidirectional* means; a language model that writes from left to right may
+# only look back.
 
 # %%
 show_source(Block.attend)
 
 # %% [markdown]
-# **How is it told where to go?** Each modality has an embedding as source and one as target. Their sum scales, shifts and
-# gates every block (adaLN-Zero, Peebles and Xie 2023). The gates start at zero: before training, the mapper *is* the ridge,
-# and it learns what the ridge leaves over. That is our choice; the paper publishes no architecture.
+# **How is it told where to go?** Each modality has an embedding as source and one as target. Their sum scales,
+# shifts and gates every block (adaLN-Zero, Peebles and Xie 2023). The gates start at zero: before training, the
+# mapper *is* the ridge, and it learns what the ridge leaves over. That is our choice; the paper publishes no
+# architecture.
 #
 # ## 5 · Train it
 #
@@ -245,9 +292,9 @@ for direction in sorted(left_over, key=left_over.get):
     print(f"{direction:>10}  the mapper leaves {100 * left_over[direction]:4.0f} % of the error of copying")
 
 # %% [markdown]
-# **Read.** Blue is better than copying, red worse. Where copying was already good there is little to win and something to
-# lose: every translation goes through the tokenizer, which blurs. So a direction above 100 % does not prove that the
-# mapper failed. Lesson 03 separates the two errors.
+# **Read.** Blue is better than copying, red worse. Where copying was already good there is little to win and
+# something to lose: every translation goes through the tokenizer, which blurs. So a direction above 100 % does not
+# prove that the mapper failed. Lesson 03 separates the two errors.
 #
 # ### Try it 3: one number that can be compared
 #
@@ -264,7 +311,7 @@ def check_skill(skill):
         return "not attempted yet"
     assert abs(skill(0.0, 80.0) - 1) < 1e-9, "no error is skill 1"
     assert abs(skill(80.0, 80.0)) < 1e-9, "as good as copying is skill 0"
-    assert abs(skill(20.0, 80.0) - 0.75) < 1e-9, "a quarter of the error of copying is skill 0.75: divide by copying's error"
+    assert abs(skill(20.0, 80.0) - 0.75) < 1e-9, "a quarter of the error of copying is skill 0.75: divide by it"
     assert skill(90.0, 80.0) < 0, "worse than copying must show as a negative number"
     return "correct"
 
@@ -310,7 +357,7 @@ seen = {"ridge": influence(partial(translator.mapper.ridge_latents, **numbers), 
 order = seen["mapper"].flatten()
 here = token[0] * z.shape[3] + token[1]
 before, after = int((order[:here] > 0).sum()), int((order[here + 1:] > 0).sum())
-draw_influence(seen, token, f"{source} to {target}: the target token reads {before} tokens before it and {after} behind it")
+draw_influence(seen, token, f"{source} to {target}: a target token reads {before} before it and {after} behind it")
 
 # %%
 assert before == here and after == len(order) - here - 1, "a bidirectional mapper reads every token"
@@ -318,8 +365,8 @@ own, rest = float(order[here] / order.sum()), float(1 - order[here] / order.sum(
 print(f"share of the influence: own place {100 * own:.0f} %, all {len(order) - 1} others together {100 * rest:.0f} %")
 
 # %% [markdown]
-# **Read.** The ridge sees its 3 x 3 neighbourhood and nothing else, by construction. The mapper reads every token, but most
-# of them faintly: note the logarithmic scale. Reading everything is not the same as using it.
+# **Read.** The ridge sees its 3 x 3 neighbourhood and nothing else, by construction. The mapper reads every token,
+# but most of them faintly: note the logarithmic scale. Reading everything is not the same as using it.
 #
 # ## 8 · Guidance: say where to go, or lie about it
 #
@@ -347,8 +394,9 @@ if len(x_of) < 3:
     print("Two modalities leave no room for a lie: this needs a third.")
 
 # %% [markdown]
-# **Read.** One model serves all directions only because it is told which. A wrong label in a data archive therefore does
-# silent harm: nothing crashes, the picture even looks plausible. That is why `load_cases` refuses a CT that is not in HU.
+# **Read.** One model serves all directions only because it is told which. A wrong label in a data archive therefore
+# does silent harm: nothing crashes, the picture even looks plausible. That is why `load_cases` refuses a CT that is
+# not in HU.
 #
 # ## 9 · Worst first
 #
@@ -360,12 +408,14 @@ x_source, x_target = (judged.x[:, MODALITIES.index(m)].float() for m in (worst_s
 predicted = translator.slices(x_source[:, None], worst_source, worst_target, "mapped")[:, 0]
 wrong = [mean_error(p, x, worst_target, m) if m.any() else 0.0 for p, x, m in zip(predicted, x_target, judged.mask)]
 worst = int(torch.tensor(wrong).argmax())
-print(f"worst direction {worst_source} to {worst_target}, worst slice {worst} of {len(judged)}: {held_out.names[judged.case[worst]]}")
+print(f"worst direction: {worst_source} to {worst_target}; its worst slice: {worst} of {len(judged)}, "
+      f"patient {held_out.names[judged.case[worst]]}")
 
 # %%
 predictions = {"copy": x_source[worst], "mapped": predicted[worst],
                "ridge": translator.slices(x_source[worst][None, None], worst_source, worst_target, "ridge")[0, 0]}
-draw_translations(worst_source, x_source[worst], worst_target, x_target[worst], predictions, pixel_mm, judged.mask[worst])
+draw_translations(worst_source, x_source[worst], worst_target, x_target[worst], predictions, pixel_mm,
+                  judged.mask[worst])
 
 # %% [markdown]
 # ### Explore: any direction, any slice
@@ -393,30 +443,32 @@ explore(partial(draw_direction, translator, judged, pixel_mm),
 
 # %%
 my_networks = None                                           # your answer to question 1
-print("not attempted yet" if my_networks is None else "correct" if my_networks == 5 * 4 else "no: each ordered pair is one")
+right = my_networks == 5 * 4
+print("not attempted yet" if my_networks is None else "correct" if right else "no: each ordered pair is one network")
 
 # %% [markdown]
 # <details><summary>Answers 2 and 3</summary>
 #
-# 2: Because an error alone has no scale: 33 HU is little for MR to CT and almost nothing gained for CBCT to CT. 3: The token
-# at the upper left would decide without having seen the rest of the head, the one at the lower right with all of it.
-# Quality would depend on where in the picture a tissue lies.
+# 2: Because an error alone has no scale: 33 HU is little for MR to CT and almost nothing gained for CBCT to CT. 3:
+# The token at the upper left would decide without having seen the rest of the head, the one at the lower right with
+# all of it. Quality would depend on where in the picture a tissue lies.
 # </details>
 
 # %%
 won = sum(value > 0 for value in skill["mapped"])
-print(f"Can one model translate between any two modalities? {won} of {len(errors)} directions better than copying, mean skill "
-      f"{sum(skill['mapped']) / len(errors):.2f} (profile {profile_name}, {len(judged)} validation slices).")
+print(f"Can one model translate between any two modalities? {won} of {len(errors)} directions better than copying, "
+      f"mean skill {sum(skill['mapped']) / len(errors):.2f} (profile {profile_name}, {len(judged)} validation slices).")
 print(f"saved: {run.path}/mapper.safetensors, {run.stages['mapper']['parameters']:,} parameters, "
       f"{run.stages['mapper']['seconds']:.0f} s")
 
 # %% [markdown]
-# **What we did.** One model maps latents in every direction. We set it beside doing nothing and beside a closed-form ridge,
-# proved with its Jacobian that it reads both ways, and saw what guidance does and what a false label does.
+# **What we did.** One model maps latents in every direction. We set it beside doing nothing and beside a
+# closed-form ridge, proved with its Jacobian that it reads both ways, and saw what guidance does and what a false
+# label does.
 #
-# **What it cannot do.** It cannot restore what the tokenizer lost, and it draws the mean of what is possible where the
-# source does not tell: expect blur, above all from MR to bone. It knows only modalities it was trained on. Numbers are from
-# validation patients of this data set; nothing here is a medical device.
+# **What it cannot do.** It cannot restore what the tokenizer lost, and it draws the mean of what is possible where
+# the source does not tell: expect blur, above all from MR to bone. It knows only modalities it was trained on.
+# Numbers are from validation patients of this data set; nothing here is a medical device.
 #
 # **Next.** Lesson 03 fine-tunes the decoder on mapped latents, with the source slice at hand, and asks whether that
 # sharpens or invents. For your own patients: one `data_dir`, one `run_dir`, lessons 01 and 02 in this order.

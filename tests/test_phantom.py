@@ -58,7 +58,7 @@ def run_script(out: Path, *arguments: str) -> subprocess.CompletedProcess:
 
 
 # ------------------------------------------------------------------------------------------------- cone beam and CBCT
-def water_cylinder(radius_mm: float = 70.0, size: int = 64) -> tuple[np.ndarray, tuple[float, float, float], np.ndarray]:
+def water_cylinder(radius_mm: float = 70.0, size: int = 64) -> tuple:
     """HU volume with smooth edges, spacing, and distance from the axis (y, x) [mm]."""
     spacing = (6.0, 4.0, 4.0)
     axis = centred_axis(size, 4.0).numpy()
@@ -193,7 +193,8 @@ def test_one_grid_and_every_structure(case):
         assert volume.shape == (SIZE // 2, SIZE, SIZE)
     for name, inside in case.structures.items():
         assert inside.any(), f"{name} is empty"
-    assert not (case.structures["GTV"] & ~case.structures["PTV"] & (binary_dilation(~case.mask, iterations=2) == 0)).any()
+    deep = ~binary_dilation(~case.mask, iterations=2)
+    assert not (deep & case.structures["GTV"] & ~case.structures["PTV"]).any()           # the PTV holds the GTV
 
 
 def test_hu_of_tissues(case, anatomy):
@@ -222,10 +223,11 @@ def test_organ_volumes_are_those_of_adults(index):
     streams, grid = Streams(0, index), Grid.of_size(SIZE)
     organs = build_anatomy(grid, draw_traits(streams), Pose(), streams).organs
     ml = {name: inside.sum() * float(np.prod(grid.spacing_mm)) / 1000 for name, inside in organs.items()}
-    ranges = {"Parotid_L": (10, 40), "Parotid_R": (10, 40), "Eye_L": (5, 9), "Eye_R": (5, 9), "Submandibular_L": (3, 14),
-              "Submandibular_R": (3, 14), "Brainstem": (15, 45), "SpinalCord": (3, 15), "Mandible": (25, 90)}
-    for name, (low, high) in ranges.items():
-        assert low < ml[name] < high, f"{name}: {ml[name]:.1f} ml"
+    ranges = {"Parotid": (10, 40), "Eye": (5, 9), "Submandibular": (3, 14), "Brainstem": (15, 45),
+              "SpinalCord": (3, 15), "Mandible": (25, 90)}
+    for organ, (low, high) in ranges.items():
+        for name in (name for name in ml if name.startswith(organ)):
+            assert low < ml[name] < high, f"{name}: {ml[name]:.1f} ml"
 
 
 def test_the_cord_runs_inside_bone(case):
@@ -234,7 +236,7 @@ def test_the_cord_runs_inside_bone(case):
     reach = int(25 / case.grid.spacing_mm[2])
     share = []
     for k in np.flatnonzero(cord.any(axis=(1, 2))):
-        y, x = (int(round(float(c.mean()))) for c in np.nonzero(cord[k]))
+        y, x = (round(float(c.mean())) for c in np.nonzero(cord[k]))
         directions = [(math.sin(a), math.cos(a)) for a in np.linspace(0, 2 * math.pi, 16, endpoint=False)]
         rays = [[ct[k, round(y + r * dy), round(x + r * dx)] for r in range(1, reach + 1)] for dy, dx in directions]
         share.append(np.mean([max(ray) > 250 for ray in rays]))
@@ -303,7 +305,8 @@ def test_finished_cases_are_kept(small_set, capsys):
     assert (small_set / "dataset.json").read_bytes() == dataset
 
 
-@pytest.mark.parametrize(("arguments", "message"), [(["--cases", "2"], "at least 3"), (["--size", "30"], "multiple of 4")])
+@pytest.mark.parametrize(("arguments", "message"), [(["--cases", "2"], "at least 3"),
+                                                      (["--size", "30"], "multiple of 4")])
 def test_nonsense_is_refused_in_one_line(tmp_path, arguments, message):
     result = run_script(tmp_path, *arguments)
     assert result.returncode != 0 and message in result.stderr and "Traceback" not in result.stderr
@@ -311,7 +314,10 @@ def test_nonsense_is_refused_in_one_line(tmp_path, arguments, message):
 
 def test_the_writer_refuses_what_cannot_be_read(tmp_path):
     good = np.zeros((2, 4, 4), np.float32)
-    write = lambda volumes: write_case(tmp_path, "a", volumes, good > -1, {}, (3, 2, 2), (0, 0, 0), {})  # noqa: E731
+
+    def write(volumes: dict) -> Path:
+        return write_case(tmp_path, "a", volumes, good > -1, {}, (3, 2, 2), (0, 0, 0), {})
+
     with pytest.raises(ValueError, match="one grid"):
         write({"CT": good[:1]})
     with pytest.raises(ValueError, match="NaN"):

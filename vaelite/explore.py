@@ -1,4 +1,4 @@
-"""Explorers: a drawing function and up to four controls. And `show_source`, which shows the code a lesson talks about."""
+"""Explorers: a drawing function and up to four controls. And `show_source`: the code a lesson talks about."""
 from __future__ import annotations
 
 import base64
@@ -19,7 +19,7 @@ MOST_CACHED = 64                                             # pictures kept, ab
 
 
 class Panel(widgets.VBox):
-    """Question, controls, picture. Where there is no kernel, as on a static page, the first picture stands in for it."""
+    """Question, controls, picture. On a page without a kernel the first picture stands in for it."""
 
     def __init__(self, children: list[widgets.Widget], png: bytes, text: str):
         super().__init__(children)
@@ -37,8 +37,9 @@ def explore(draw: Callable[..., Figure], question: str | None = None, *, check: 
     draw: called as draw(name=value, ...) with one value a control -> Figure. It should read no notebook variable.
     question: what the student is to find out; shown above the controls.
     controls: name=ipywidgets control; a list becomes a drop-down, a range an integer slider.
-    check: draw both ends of every control now, the others as they start, so that a position that fails stops the notebook.
-    A picture that fails later shows its error in the panel and raises it. Raises VaeliteError for 0 or more than 4 controls.
+    check: draw both ends of every control now, the others as they start: a position that fails stops the notebook.
+    A picture that fails later shows its error in the panel and raises it.
+    Raises VaeliteError for no control or more than 4, and for a drawing function that returns no Figure.
     Example: explore(draw_kl, "Where is the minimum?", mu=widgets.FloatSlider(min=-3, max=3))
     """
     if not 1 <= len(controls) <= MOST_CONTROLS:
@@ -94,7 +95,7 @@ def as_control(name: str, control: Any) -> widgets.Widget:
 
 
 def ends(control: widgets.Widget) -> list[Any]:
-    """The values to try before a student does: a slider's two ends, the first and last option, or both states of a box."""
+    """The values to try before a student does: a slider's ends, the first and last option, both states of a box."""
     if hasattr(control, "options"):
         options = control.options.items() if isinstance(control.options, Mapping) else control.options
         values = [option[1] if isinstance(option, tuple) else option for option in options]

@@ -44,7 +44,7 @@ MODEL = Display(-1.0, 1.0, (-1.0, 1.0), 0.3, "1")            # pictures that bel
 DISPLAYS = {"CBCT": HU, "CT": HU, "T1c": MR, "T2w": MR, "model space": MODEL}
 
 
-# ---------------------------------------------------------------------------------------------------------------- pieces
+# ------------------------------------------------------------------------------------------------------------ pieces
 def physical(x: Any, modality: str) -> np.ndarray:
     """Model space [-1, 1] -> what is shown: HU for CBCT and CT, % of the intensity range for MR."""
     display = DISPLAYS[modality]
@@ -62,7 +62,8 @@ def mean_error(x: Any, reference: Any, modality: str, mask: Any = None) -> float
     return float(error.mean() if mask is None else error[np.asarray(mask)].mean())
 
 
-def new_figure(height_in: float, rows: int = 1, columns: int = 1, width_in: float = WIDTH_IN) -> tuple[Figure, np.ndarray]:
+def new_figure(height_in: float, rows: int = 1, columns: int = 1,
+               width_in: float = WIDTH_IN) -> tuple[Figure, np.ndarray]:
     """An empty figure and its axes (rows, columns)."""
     figure = Figure(figsize=(width_in, height_in), dpi=DPI, layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False)
@@ -94,7 +95,8 @@ def show_slice(ax: Axes, x: Any, modality: str, pixel_mm: float, title: str = ""
 def show_difference(ax: Axes, x: Any, reference: Any, modality: str, pixel_mm: float, title: str = "") -> AxesImage:
     """x - reference, red where x is too high; limits fixed for each modality so that pictures can be compared."""
     limit = DISPLAYS[modality].difference_limit
-    return show_image(ax, difference(x, reference, modality), pixel_mm, title, cmap=DIVERGING, norm=Normalize(-limit, limit))
+    error = difference(x, reference, modality)
+    return show_image(ax, error, pixel_mm, title, cmap=DIVERGING, norm=Normalize(-limit, limit))
 
 
 def show_image(ax: Axes, image: np.ndarray, pixel_mm: float, title: str, **style: Any) -> AxesImage:
@@ -131,7 +133,7 @@ def plain_axes(ax: Axes, xlabel: str, ylabel: str) -> None:
     ax.spines[["top", "right"]].set_visible(False)
 
 
-# ---------------------------------------------------------------------------------------------------------------- images
+# ------------------------------------------------------------------------------------------------------------ images
 def draw_modalities(x: Mapping[str, Any], pixel_mm: float, mask: Any = None) -> Figure:
     """One slice in every modality it has. x: {modality: (h, w) in [-1, 1]}; cropped to the mask."""
     box = (slice(None), slice(None)) if mask is None else body_box(mask)
@@ -161,7 +163,8 @@ def draw_slices(x: Mapping[str, Any], modality: str, pixel_mm: float, finding: s
     return figure
 
 
-def draw_reconstruction(x: Any, reconstructions: Mapping[str, Any], modality: str, pixel_mm: float, mask: Any = None) -> Figure:
+def draw_reconstruction(x: Any, reconstructions: Mapping[str, Any], modality: str, pixel_mm: float,
+                        mask: Any = None) -> Figure:
     """A slice, what each code makes of it, and the error below each. x: (h, w); reconstructions: {name: (h, w)}."""
     figure, axes = new_figure(4.6, 2, 1 + len(reconstructions), WIDTH_IN * (1 + len(reconstructions)) / 4)
     return compare(figure, axes, (x, modality, f"original {modality}"), reconstructions, x, modality, pixel_mm, mask)
@@ -171,19 +174,21 @@ def draw_translations(source: str, x_source: Any, target: str, x_reference: Any,
                       pixel_mm: float, mask: Any = None) -> Figure:
     """Source, the prediction of each method, the real target; below, the errors.
 
-    x_*: (h, w) in [-1, 1]; predictions: {method: (h, w)}. What "copy" predicts is the source, so its error stands there.
+    x_*: (h, w) in [-1, 1]; predictions: {method: (h, w)}. "copy" predicts the source itself: its error stands below it.
     """
     others = {name: image for name, image in predictions.items() if name != "copy"}
     figure, axes = new_figure(4.3, 2, 2 + len(others), WIDTH_IN * (2 + len(others)) / 4)
     box = (slice(None), slice(None)) if mask is None else body_box(mask)
     show_slice(axes[0, -1], np.asarray(x_reference)[box], target, pixel_mm, f"real {target}")
     axes[1, -1].set_axis_off()
-    return compare(figure, axes[:, :-1], (x_source, source, f"source {source}"), others, x_reference, target, pixel_mm, mask,
+    left = (x_source, source, f"source {source}")
+    return compare(figure, axes[:, :-1], left, others, x_reference, target, pixel_mm, mask,
                    copy="copy" in predictions, bar=axes[1, -1])
 
 
-def draw_targets(source: str, x_source: Any, targets: Mapping[str, tuple[Any, Any]], pixel_mm: float, mask: Any = None) -> Figure:
-    """One source translated to every target (upper row), the real images below. targets: {modality: (predicted, real)}."""
+def draw_targets(source: str, x_source: Any, targets: Mapping[str, tuple[Any, Any]], pixel_mm: float,
+                 mask: Any = None) -> Figure:
+    """One source translated to every target, the real images below. targets: {modality: (predicted, real)}."""
     box = (slice(None), slice(None)) if mask is None else body_box(mask)
     figure, axes = new_figure(4.6, 2, 1 + len(targets), WIDTH_IN * (1 + len(targets)) / 4)
     show_slice(axes[0, 0], np.asarray(x_source)[box], source, pixel_mm, f"source {source}")
@@ -197,8 +202,9 @@ def draw_targets(source: str, x_source: Any, targets: Mapping[str, tuple[Any, An
     return figure
 
 
-def compare(figure: Figure, axes: np.ndarray, left: tuple[Any, str, str], predictions: Mapping[str, Any], x_reference: Any,
-            modality: str, pixel_mm: float, mask: Any, copy: bool = False, bar: Axes | None = None) -> Figure:
+def compare(figure: Figure, axes: np.ndarray, left: tuple[Any, str, str], predictions: Mapping[str, Any],
+            x_reference: Any, modality: str, pixel_mm: float, mask: Any, copy: bool = False,
+            bar: Axes | None = None) -> Figure:
     """Left picture, predictions, and their errors in the row below; the headline names the best and its error."""
     box = (slice(None), slice(None)) if mask is None else body_box(mask)
     unit, reference = DISPLAYS[modality].unit, np.asarray(x_reference)
@@ -225,9 +231,9 @@ def compare(figure: Figure, axes: np.ndarray, left: tuple[Any, str, str], predic
     return figure
 
 
-# --------------------------------------------------------------------------------------------------------------- latents
+# ----------------------------------------------------------------------------------------------------------- latents
 def draw_components(components: Any, deviations: Any, total_variance: float, pixel_mm: float) -> Figure:
-    """The patterns that PCA builds every slice from. components: (k, f, f); deviations: (k,); total_variance: of a patch."""
+    """The patterns PCA builds a slice from. components: (k, f, f); deviations: (k,); total_variance: of a patch."""
     components, share = np.asarray(components), np.asarray(deviations) ** 2 / total_variance
     columns = 8
     rows = -(-len(components) // columns)
@@ -241,15 +247,17 @@ def draw_components(components: Any, deviations: Any, total_variance: float, pix
         ax.set_axis_off()
     side_mm = components.shape[-1] * pixel_mm
     figure.colorbar(image, ax=axes, label="weight [1]", shrink=0.8)
-    headline(figure, f"{len(components)} patterns of {side_mm:.0f} x {side_mm:.0f} mm carry {100 * share.sum():.1f} % of the "
-                     f"variance, the first alone {100 * share[0]:.0f} % (its share above each)")
+    headline(figure, f"{len(components)} patterns of {side_mm:.0f} x {side_mm:.0f} mm carry {100 * share.sum():.1f} % "
+                     f"of the variance, the first alone {100 * share[0]:.0f} % (its share above each)")
     return figure
 
 
 def draw_quality(numbers: Sequence[int], psnr_db: Mapping[str, Sequence[float]], pixels: int,
                  learned_db: Mapping[str, float] | None = None) -> Figure:
-    """Reconstruction PSNR against the numbers kept of a slice. psnr_db: {modality: values of PCA}; learned_db: of the VAE
-    at the largest number."""
+    """Reconstruction PSNR against the numbers kept of a slice.
+
+    psnr_db: {modality: PCA's value at each of `numbers`}; learned_db: {modality: the VAE's value at the largest}.
+    """
     figure, ((ax,),) = new_figure(3.6)
     for modality, values in psnr_db.items():
         ax.plot(numbers, values, "o-", color=MODALITY_COLOURS[modality], label=f"PCA {modality}", markersize=4)
@@ -277,23 +285,23 @@ def draw_latent_map(points: Any, modalities: Sequence[str], patients: Sequence[s
     points, modalities = np.asarray(points), np.asarray(modalities)
     figure, ((ax,),) = new_figure(4.6)
     names = list(dict.fromkeys(patients))
-    for number, patient in enumerate(names):
+    markers = [PATIENT_MARKERS[number % len(PATIENT_MARKERS)] for number in range(len(names))]
+    for patient, marker in zip(names, markers):
         for modality, colour in MODALITY_COLOURS.items():
             rows = (modalities == modality) & (np.asarray(patients) == patient)
-            ax.scatter(*points[rows].T, s=22, color=colour, marker=PATIENT_MARKERS[number % len(PATIENT_MARKERS)], alpha=0.6,
-                       edgecolors="none")
+            ax.scatter(*points[rows].T, s=22, color=colour, marker=marker, alpha=0.6, edgecolors="none")
     for modality in dict.fromkeys(modalities):
         ax.scatter([], [], color=MODALITY_COLOURS[modality], label=modality)
-    for number, patient in enumerate(names):
-        ax.scatter([], [], color="0.4", marker=PATIENT_MARKERS[number % len(PATIENT_MARKERS)], label=patient)
+    for patient, marker in zip(names, markers):
+        ax.scatter([], [], color="0.4", marker=marker, label=patient)
     if len(marked):
         ax.plot(*points[list(marked)].T, "-", color="black", linewidth=1.2)
         ax.scatter(*points[list(marked)].T, s=90, facecolors="none", edgecolors="black", label="one slice")
     plain_axes(ax, f"1st direction, {100 * share[0]:.0f} % of the variance [SD]",
                f"2nd direction, {100 * share[1]:.0f} % [SD of the 1st]")
     figure.legend(loc="outside lower center", fontsize=8, ncols=5)
-    headline(figure, f"{100 * own_neighbour_share(points, modalities):.0f} % of slices have a nearest neighbour of their own "
-                     f"modality (by chance {100 * chance_share(modalities):.0f} %)")
+    own, chance = 100 * own_neighbour_share(points, modalities), 100 * chance_share(modalities)
+    headline(figure, f"{own:.0f} % of slices have a nearest neighbour of their own modality (by chance {chance:.0f} %)")
     return figure
 
 
@@ -317,7 +325,7 @@ def draw_influence(influences: Mapping[str, Any], token: tuple[int, int], findin
         relative = np.asarray(influence) / np.asarray(influence).max()
         used = int((relative > 0).sum())
         image = ax.imshow(relative.clip(1e-6), cmap="viridis", norm=LogNorm(1e-6, 1))
-        ax.plot(token[1], token[0], "s", markersize=9, markerfacecolor="none", markeredgecolor="red", markeredgewidth=1.5)
+        ax.plot(token[1], token[0], "s", markersize=9, fillstyle="none", color="red", markeredgewidth=1.5)
         ax.set_title(f"{title}: {used} of {relative.size} tokens", fontsize=9)
         plain_axes(ax, "column of tokens [1]", "row of tokens [1]")
         ax.grid(False)
@@ -327,7 +335,7 @@ def draw_influence(influences: Mapping[str, Any], token: tuple[int, int], findin
     return figure
 
 
-# -------------------------------------------------------------------------------------------------------------- training
+# ---------------------------------------------------------------------------------------------------------- training
 def draw_training(history: Sequence[Mapping[str, float]], name: str) -> Figure:
     """The loss of every recorded step, with its running mean; the KL divergence beside it where there is one."""
     step = np.array([record["step"] for record in history])
@@ -344,7 +352,8 @@ def draw_training(history: Sequence[Mapping[str, float]], name: str) -> Figure:
         plain_axes(ax, "step [1]", labels[key])
         ax.set_ylim(bottom=0)
         ax.legend(fontsize=8)
-    headline(figure, f"{name}: the loss goes from {means['loss'][0]:.3f} to {means['loss'][-1]:.3f} in {step[-1]:,} steps "
+    first, last = means["loss"][[0, -1]]
+    headline(figure, f"{name}: the loss goes from {first:.3f} to {last:.3f} in {step[-1]:,} steps "
                      f"({history[-1]['seconds']:.0f} s)")
     return figure
 
@@ -352,7 +361,7 @@ def draw_training(history: Sequence[Mapping[str, float]], name: str) -> Figure:
 def draw_direction_matrix(errors: Mapping[str, Mapping[str, float]]) -> Figure:
     """Mean absolute error of every direction, one panel a method, coloured by its ratio to the first method.
 
-    errors: from `evaluation.direction_errors`, {"CBCT>CT": {"copy": error of images in [-1, 1], ...}}. Shown in HU or %.
+    errors: from `evaluation.direction_errors`, {"CBCT>CT": {"copy": error of x in [-1, 1], ...}}. Shown in HU or %.
     """
     pairs = [direction.split(">") for direction in errors]
     modalities = [m for m in MODALITY_COLOURS if any(m in pair for pair in pairs)]
@@ -382,12 +391,14 @@ def draw_direction_matrix(errors: Mapping[str, Mapping[str, float]]) -> Figure:
     else:
         column = modalities.index("CT") if "CT" in modalities else 0
         error, unit = base[:, column], DISPLAYS[modalities[column]].unit
-        headline(figure, f"Error of {names[0]} to {modalities[column]}: {np.nanmin(error):.3g} {unit} from "
-                         f"{modalities[np.nanargmin(error)]}, {np.nanmax(error):.3g} {unit} from {modalities[np.nanargmax(error)]}")
+        rows = (np.nanargmin(error), np.nanargmax(error))
+        least, most = (f"{error[row]:.3g} {unit} from {modalities[row]}" for row in rows)
+        headline(figure, f"Error of {names[0]} to {modalities[column]}: {least}, {most}")
     return figure
 
 
 def error_table(errors: Mapping[str, Mapping[str, float]], method: str, modalities: Sequence[str]) -> np.ndarray:
     """Errors of one method in the target's shown unit: rows the source, columns the target, nan where there is none."""
     half_range = {m: (DISPLAYS[m].high - DISPLAYS[m].low) / 2 for m in modalities}    # of x, which spans 2
-    return np.array([[errors.get(f"{s}>{t}", {}).get(method, np.nan) * half_range[t] for t in modalities] for s in modalities])
+    table = [[errors.get(f"{s}>{t}", {}).get(method, np.nan) * half_range[t] for t in modalities] for s in modalities]
+    return np.array(table)

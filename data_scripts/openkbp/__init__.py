@@ -1,4 +1,4 @@
 """OpenKBP as published: read a patient's csv files, check them by anatomy, and divide patients into splits."""
 from __future__ import annotations
 
-IMPORTER_VERSION = "1"                     # raised whenever the files that an import writes would change
+IMPORTER_VERSION = "1"                     # raise it when the files would change, also by a change of phantom.cbct

@@ -87,8 +87,8 @@ def check_hu(ct_hu: np.ndarray, body: np.ndarray, name: str) -> dict:
     fat_wrong = fat is not None and not FAT_HU[0] <= fat <= FAT_HU[1]           # a thin patient may show no fat peak
     if muscle_wrong or fat_wrong:
         raise VaeliteError(f"{name}: with HU = stored - 1024 the peaks lie at {in_hu(fat)} (fat, expected about -90) "
-                           f"and {in_hu(muscle)} (muscle, expected about 50). Its ct.csv has another scale than OpenKBP's: "
-                           f"compare it with the published file.")
+                           f"and {in_hu(muscle)} (muscle, expected about 50). Its ct.csv has another scale: compare it "
+                           f"with the published file.")
     return {"fat": fat, "muscle": muscle}
 
 

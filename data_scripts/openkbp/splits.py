@@ -68,7 +68,7 @@ def choose_splits(published: dict[str, str], seed: int) -> tuple[dict[str, str],
             drawn = draw(groups["train"], least, f"{seed} {split}")
             groups["train"] = [name for name in groups["train"] if name not in drawn]
             groups[split] = drawn
-            rules.append(f"{split}: {len(drawn)} drawn from the training patients with seed {seed}")
+            rules.append(f"{split}: {len(drawn) or 'none'} drawn from the training patients with seed {seed}")
     return {name: split for split, names in groups.items() for name in names}, "; ".join(rules)
 
 

@@ -50,10 +50,10 @@ def build_anatomy(grid: Grid, traits: Traits, pose: Pose, streams: Streams) -> A
 
 
 def reference_position(grid: Grid, traits: Traits, pose: Pose, streams: Streams) -> tuple[np.ndarray, ...]:
-    """Where each voxel (x, y, z) lies in the reference head: size, turn and bend of the neck, and a smooth random warp."""
+    """Each voxel's place (x, y, z) in the reference head: size, turn and bend of the neck, a smooth random warp."""
     z, y, x = grid.mesh()
-    warp = [grid.smooth_noise(streams(f"warp {axis}"), 90) * amount for axis, amount in (("x", 2.2), ("y", 2.6), ("z", 2.2))]
-    turn = np.radians(traits.turn_degree) * np.clip((z + 110) / 80, 0, 1)            # the shoulders do not turn
+    warp = [grid.smooth_noise(streams(f"warp {axis}"), 90) * mm for axis, mm in (("x", 2.2), ("y", 2.6), ("z", 2.2))]
+    turn = np.radians(traits.turn_degree) * np.clip((z + 110) / 80, 0, 1)  # the shoulders do not turn
     turned_x, turned_y = x * np.cos(turn) - y * np.sin(turn), x * np.sin(turn) + y * np.cos(turn)
     bend = (traits.flexion_mm + pose.flexion_mm) * np.clip(-z / 100, 0, 2) ** 1.6
     scale_x, scale_y, scale_z = traits.scale

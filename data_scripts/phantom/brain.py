@@ -1,10 +1,8 @@
 """The brain: MNI ICBM 152 tissue maps, warped with the rest of the head; its outline also shapes the skull.
 
-The maps ship inside the `nilearn` wheel (folder nilearn/datasets/data); only the files are read, nilearn itself is never
-imported. ICBM 152 nonlinear 2009a, symmetric: Copyright (C) 1993-2009 Louis Collins, McConnell Brain Imaging Centre,
-Montreal Neurological Institute, McGill University. Permission to use, copy, modify, and distribute this software and its
-documentation for any purpose and without fee is hereby granted, provided that the above copyright notice appear in all
-copies; provided "as is", without warranty. Fonov et al., NeuroImage 54 (2011) 313, and NeuroImage 47 (2009) S102.
+The maps ship inside the `nilearn` wheel (folder nilearn/datasets/data); only the files are read, nilearn itself is
+never imported. ICBM 152 nonlinear symmetric 2009a: Fonov et al., NeuroImage 54 (2011) 313, and 47 (2009) S102. Their
+notice, which every data set made from them repeats, is phantom.ATLAS_NOTICE.
 """
 from __future__ import annotations
 
@@ -20,16 +18,16 @@ import torch
 from scipy.ndimage import binary_closing, distance_transform_edt, gaussian_filter
 
 from phantom.grid import Streams
-from phantom.shapes import SIDES, Canvas, capsule_distance, ellipsoid_distance, mirrored
+from phantom.shapes import SIDES, Canvas, capsule_distance, ellipsoid_distance
 from phantom.traits import Traits
 
 MAP_FILE = "mni_icbm152_{}_tal_nlin_sym_09a_converted.nii.gz"
-ATLAS_ORIGIN = (98, 134, 72)              # voxel of the anterior commissure; 1 mm voxels, axes right, front, up
-ATLAS_SCALE = 1.05                        # the template is larger than the average brain (our choice)
-ATLAS_PITCH = math.radians(11)            # chin-up pose of a head mask against the template's AC-PC line (our choice)
+ATLAS_ORIGIN = (98, 134, 72)  # voxel of the anterior commissure; 1 mm voxels, axes right, front, up
+ATLAS_SCALE = 1.05  # the template is larger than the average brain (our choice)
+ATLAS_PITCH = math.radians(11)  # chin-up pose of a head mask against the template's AC-PC line (our choice)
 # The ear canal in the reference head (y, z) and in the template (front, up) [mm]
 EAR_CANAL, ATLAS_EAR_CANAL = (12.0, 0.0), (-26.0, -40.0)
-PAD = 40                                  # voxels of 1 mm around the template, so that distances reach the skin
+PAD = 40  # voxels of 1 mm around the template, so that distances reach the skin
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class BrainAtlas:
 
     grey: torch.Tensor
     white: torch.Tensor
-    outline_mm: torch.Tensor              # every second voxel of the padded template
+    outline_mm: torch.Tensor  # every second voxel of the padded template
 
 
 def atlas_folder() -> Path:
@@ -53,9 +51,10 @@ def atlas_folder() -> Path:
 
 @lru_cache(maxsize=1)
 def load_atlas() -> BrainAtlas:
-    volumes = [np.asarray(nib.load(atlas_folder() / MAP_FILE.format(kind)).dataobj, np.float32) for kind in ("gm", "wm", "t1")]
+    paths = [atlas_folder() / MAP_FILE.format(kind) for kind in ("gm", "wm", "t1")]
+    volumes = [np.asarray(nib.load(path).dataobj, np.float32) for path in paths]
     grey, white = (torch.from_numpy(volume / 255) for volume in volumes[:2])
-    envelope = np.pad(volumes[2] > 0, PAD)[::2, ::2, ::2]              # the T1 template is zero outside the brain
+    envelope = np.pad(volumes[2] > 0, PAD)[::2, ::2, ::2]  # the T1 template is zero outside the brain
     envelope = binary_closing(envelope, iterations=4)
     outline = 2 * (distance_transform_edt(~envelope) - distance_transform_edt(envelope))
     return BrainAtlas(grey, white, torch.from_numpy(gaussian_filter(outline, 2.0).astype(np.float32)))
@@ -115,7 +114,7 @@ def paint_hindbrain(canvas: Canvas, brain: np.ndarray, inside: np.ndarray) -> No
     x, y, z = canvas.x, canvas.y, canvas.z
     cerebellum = ellipsoid_distance(np.abs(x), y, z, head_point(-20, -62, -40), (34, 30, 22))
     grey = (brain > 0.5) & canvas.is_tissue("grey matter") & (cerebellum < 0)
-    canvas.label[grey] = 0                                            # repainted below, by its share
+    canvas.label[grey] = 0  # repainted below, by its share
     canvas.paint("cerebellum", cerebellum, mask=(grey * inside * brain).astype(np.float32))
     stem = np.minimum(capsule_distance(x, y, z, head_point(0, -24, -10), head_point(0, -26, -22), 13, 14),
                       capsule_distance(x, y, z, head_point(0, -26, -24), head_point(0, -29, -42), 15, 13.5))
@@ -132,7 +131,7 @@ def paint_dural_sinuses(canvas: Canvas, cavity: np.ndarray, streams: Streams) ->
     sagittal = np.hypot(canvas.x - shift, cavity + 2.5) - 3.2
     canvas.paint("vessel", np.maximum(sagittal, np.maximum(18 - canvas.z, 25 - canvas.y)), mask=near_bone)
     for side in SIDES:
-        canvas.capsule("vessel", (shift, 90, 14), mirrored((54, 42, 3), side), 3.2, 3.8, mask=near_bone)
-        canvas.capsule("artery", mirrored((9, -16, 0), side), mirrored((11, -20, 22), side), 2.3)
+        canvas.capsule("vessel", (side * shift, 90, 14), (54, 42, 3), 3.2, 3.8, mask=near_bone, side=side)
+        canvas.capsule("artery", (9, -16, 0), (11, -20, 22), 2.3, side=side)
     canvas.ellipsoid("pituitary", head_point(0, 2, -33), (6, 5, 3.5))
     canvas.capsule("artery", (0, 5, -10), (0, 4, 12), 1.8)

@@ -21,10 +21,10 @@ ENERGY_KEV = (40.0, 50.0, 60.0, 80.0, 100.0)
 WATER_CM2_G = (0.2683, 0.2269, 0.2059, 0.1837, 0.1707)
 BONE_CM2_G = (0.6655, 0.4242, 0.3148, 0.2229, 0.1855)
 SPECTRUM_WEIGHT = (0.12, 0.22, 0.28, 0.28, 0.10)
-HARDENING_DEPTH_MM = 180.0                        # a head's width: sets the effective energy at which HU are defined
+HARDENING_DEPTH_MM = 180.0  # a head's width: sets the effective energy at which HU are defined
 
-BONE_STARTS_HU, BONE_IS_PURE_HU = 100.0, 1600.0   # between them a voxel is part water, part bone (our choice)
-METAL_HU = 8000.0                                 # fillings attenuate beyond a scanner's 3071 HU (our choice)
+BONE_STARTS_HU, BONE_IS_PURE_HU = 100.0, 1600.0  # between them a voxel is part water, part bone (our choice)
+METAL_HU = 8000.0  # fillings attenuate beyond a scanner's 3071 HU (our choice)
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,14 @@ class CbctSettings:
     views: int = 200
     source_isocentre_mm: float = 1000.0
     source_detector_mm: float = 1536.0
-    photons: float = 4.0e4                # per detector pixel and view in the open beam
-    electronic_noise: float = 4.0         # standard deviation, in photons
-    scatter_to_primary: float = 0.5       # behind the middle of the patient
-    scatter_left: float = 0.15            # what the imperfect correction leaves of it
-    scatter_width_mm: float = 70.0        # at the detector
-    lag: float = 0.03                     # the share of each view that the next one still shows
-    detector_pixel: float = 0.5           # width at the isocentre, in voxels
-    hann_cutoff: float = 1.2              # of the reconstruction filter, x Nyquist of the detector
+    photons: float = 4.0e4  # per detector pixel and view in the open beam
+    electronic_noise: float = 4.0  # standard deviation, in photons
+    scatter_to_primary: float = 0.5  # behind the middle of the patient
+    scatter_left: float = 0.15  # what the imperfect correction leaves of it
+    scatter_width_mm: float = 70.0  # at the detector
+    lag: float = 0.03  # the share of each view that the next one still shows
+    detector_pixel: float = 0.5  # width at the isocentre, in voxels
+    hann_cutoff: float = 1.2  # of the reconstruction filter, x Nyquist of the detector
     beam_hardening: bool = True
     noise: bool = True
 
@@ -113,7 +113,7 @@ def field_radius_mm(scan: ConeBeam) -> float:
 
 
 def attenuation_per_mm() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(weight, water, bone) per energy bin: attenuation of 1 mm of water, and of what attenuates like it but is bone."""
+    """(weight, water, bone) per energy bin: attenuation of 1 mm of water, and of as much bone as attenuates like it."""
     weight = np.array(SPECTRUM_WEIGHT)
     water = np.array(WATER_CM2_G) / 10
     bone = np.array(BONE_CM2_G) / 10
@@ -157,7 +157,7 @@ def scatter_behind(primary: Tensor, scan: ConeBeam, settings: CbctSettings) -> T
 
 def detect(signal: Tensor, generator: np.random.Generator, settings: CbctSettings) -> Tensor:
     """Detector lag, then photon and electronic noise. Share of the open beam in and out [1]."""
-    before = torch.roll(signal, 1, dims=0)                     # the ghost of the view before
+    before = torch.roll(signal, 1, dims=0)  # the ghost of the view before
     signal = (1 - settings.lag) * signal + settings.lag * before
     if not settings.noise:
         return signal
@@ -168,7 +168,7 @@ def detect(signal: Tensor, generator: np.random.Generator, settings: CbctSetting
 
 def to_water_path(counts: Tensor, settings: CbctSettings) -> Tensor:
     """Detected share of the open beam -> mm of water, by the calibration that the machine makes with water slabs."""
-    counts = counts.clamp(min=2 / settings.photons)            # photon starvation behind metal
+    counts = counts.clamp(min=2 / settings.photons)  # photon starvation behind metal
     if not settings.beam_hardening:
         return -torch.log(counts) / effective_water_per_mm()
     path_mm = torch.linspace(0, 1200, 2401, dtype=torch.float64)

@@ -9,8 +9,8 @@ from phantom.grid import Grid
 
 STRUCTURES = ("GTV", "PTV", "Parotid_L", "Parotid_R", "Submandibular_L", "Submandibular_R", "SpinalCord", "Brainstem",
               "Eye_L", "Eye_R", "Mandible", "Larynx")
-PTV_MARGIN_MM = 10.0                # GTV to PTV in one step (CTV margin included): our choice
-SKIN_MARGIN_MM = 3.0                # the PTV stays this far under the skin
+PTV_MARGIN_MM = 10.0  # GTV to PTV in one step (CTV margin included): our choice
+SKIN_MARGIN_MM = 3.0  # the PTV stays this far under the skin
 
 
 def body_mask(anatomy: Anatomy) -> np.ndarray:

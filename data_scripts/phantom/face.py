@@ -5,12 +5,20 @@ import numpy as np
 
 from phantom.grid import Streams
 from phantom.neck import chain
-from phantom.shapes import LEFT, SIDES, Canvas, capsule_distance, ellipsoid_distance, mirrored
+from phantom.shapes import (
+    LEFT,
+    SIDES,
+    Canvas,
+    Point,
+    capsule_distance,
+    ellipsoid_distance,
+    mirrored,
+)
 from phantom.traits import Pose, Traits
 
-EYE = (32.0, -74.0, 18.0)                 # centre of the left eye; its front lies behind brow and lids
+EYE = (32.0, -74.0, 18.0)  # centre of the left eye; its front lies behind brow and lids
 ORBIT_APEX = (12.0, -34.0, 19.0)
-EYE_RADIUS_MM = 12.0                      # about 7 ml
+EYE_RADIUS_MM = 12.0  # about 7 ml
 
 
 def paint_orbits(canvas: Canvas, body: np.ndarray, streams: Streams) -> None:
@@ -22,13 +30,13 @@ def paint_orbits(canvas: Canvas, body: np.ndarray, streams: Streams) -> None:
         eye = mirrored((EYE[0] + sideways, EYE[1] + forward, EYE[2]), side)
         rim, apex = mirrored((32, -70, 18), side), mirrored(ORBIT_APEX, side)
         canvas.capsule("cortical bone", rim, apex, 20.5, 6, mask=bone_mask)
-        for start, end, radius in (((14, -84, 37), (36, -80, 38), 5), ((34, -80, 38), (49, -66, 30), 5),    # brow
+        for start, end, radius in (((14, -84, 37), (36, -80, 38), 5), ((34, -80, 38), (49, -66, 30), 5),  # brow
                                    ((50, -64, 30), (50, -62, 4), 4.5)):  # lateral rim
-            canvas.bone(mirrored(start, side), mirrored(end, side), radius, shell_mm=1.8, mask=bone_mask)
+            canvas.bone(start, end, radius, shell_mm=1.8, mask=bone_mask, side=side)
         canvas.capsule("fat", rim, apex, 18.8, 3.5, mask=soft_mask)
-        for dx, dz in ((0, 11), (0, -11), (11, 0), (-11, 0)):                                               # recti
-            canvas.capsule("muscle", (eye[0] + dx, eye[1] + 4, eye[2] + dz), (apex[0] + 0.15 * dx, -38, apex[2] + 0.15 * dz),
-                           2.2, 1.8)
+        for dx, dz in ((0, 11), (0, -11), (11, 0), (-11, 0)):  # recti
+            at_eye, at_apex = (eye[0] + dx, eye[1] + 4, eye[2] + dz), (apex[0] + 0.15 * dx, -38, apex[2] + 0.15 * dz)
+            canvas.capsule("muscle", at_eye, at_apex, 2.2, 1.8)
         canvas.capsule("csf", eye, apex, 3.0, 2.6)
         canvas.capsule("nerve", eye, apex, 2.0)
         canvas.capsule("nerve", apex, (0, -20, 22), 2.2, 2.4)
@@ -36,7 +44,7 @@ def paint_orbits(canvas: Canvas, body: np.ndarray, streams: Streams) -> None:
 
 
 def paint_eye(canvas: Canvas, eye: tuple[float, float, float], organ: str) -> None:
-    canvas.ellipsoid("muscle", eye, (EYE_RADIUS_MM,) * 3, organ=organ)                                      # sclera
+    canvas.ellipsoid("muscle", eye, (EYE_RADIUS_MM,) * 3, organ=organ)  # sclera
     canvas.ellipsoid("vitreous", eye, (EYE_RADIUS_MM - 1.3,) * 3)
     canvas.ellipsoid("lens", (eye[0], eye[1] - 8, eye[2]), (4.6, 2.4, 4.6))
 
@@ -54,9 +62,9 @@ def paint_sinuses(canvas: Canvas, traits: Traits, streams: Streams) -> None:
         filled = g.random() < 0.2
         wall = 3.0 if filled else float(g.uniform(0.6, 1.8))
         canvas.ellipsoid("air", (centre[0], centre[1], centre[2] + (3 if filled else 0)), radii - wall)
-        canvas.bone(mirrored((28, -82, 3), side), mirrored((50, -63, 1), side), 5, 5.5, (1, 1, 1.6), shell_mm=1.8)  # zygoma
-        canvas.bone(mirrored((50, -63, 1), side), mirrored((66, -18, 1), side), 4, 2.6, (0.7, 1, 1.3), shell_mm=1.8)  # arch
-        canvas.capsule("cortical bone", mirrored((21, -36, -4), side), mirrored((18, -34, -26), side), 1.6, 1.4, (1, 3.5, 1))
+        canvas.bone((28, -82, 3), (50, -63, 1), 5, 5.5, (1, 1, 1.6), shell_mm=1.8, side=side)  # zygoma
+        canvas.bone((50, -63, 1), (66, -18, 1), 4, 2.6, (0.7, 1, 1.3), shell_mm=1.8, side=side)  # arch
+        canvas.capsule("cortical bone", (21, -36, -4), (18, -34, -26), 1.6, 1.4, (1, 3.5, 1), side=side)
     ethmoid = ellipsoid_distance(canvas.x, canvas.y, canvas.z, (0, -60, 15), (11.5, 24, 13))
     canvas.paint("cortical bone", ethmoid - 1.2)
     canvas.paint("mucosa", ethmoid)
@@ -64,7 +72,7 @@ def paint_sinuses(canvas: Canvas, traits: Traits, streams: Streams) -> None:
     canvas.ellipsoid("air", (float(g.normal(0, 2)), -26, 5), (11 * float(g.uniform(0.7, 1.2)), 10, 8))  # sphenoid
     frontal = float(g.uniform(0.3, 1.3))
     for side in SIDES:
-        canvas.ellipsoid("air", mirrored((10, -82, 40), side), (9 * frontal, 3.2, 9 * frontal))
+        canvas.ellipsoid("air", (10, -82, 40), (9 * frontal, 3.2, 9 * frontal), side=side)
 
 
 def paint_nose(canvas: Canvas, body: np.ndarray, streams: Streams) -> None:
@@ -81,9 +89,9 @@ def paint_nose(canvas: Canvas, body: np.ndarray, streams: Streams) -> None:
     canvas.paint("air", cavity)
     swelling = g.normal(0, 0.5, size=(2, 2))
     for side, (lower, middle) in zip(SIDES, swelling, strict=True):
-        canvas.capsule("mucosa", mirrored((8.8, -86, -14), side), mirrored((8.5, -46, -14), side), 4.6 + lower, 4.0, (0.95, 1, 1.6))
-        canvas.capsule("mucosa", mirrored((7.2, -80, 1), side), mirrored((7, -46, 1), side), 3.6 + middle, 3.2, (1, 1, 1.7))
-        canvas.capsule("cortical bone", mirrored((8.5, -82, -12), side), mirrored((8.5, -52, -12), side), 0.9)
+        canvas.capsule("mucosa", (8.8, -86, -14), (8.5, -46, -14), 4.6 + lower, 4.0, (0.95, 1, 1.6), side=side)
+        canvas.capsule("mucosa", (7.2, -80, 1), (7, -46, 1), 3.6 + middle, 3.2, (1, 1, 1.7), side=side)
+        canvas.capsule("cortical bone", (8.5, -82, -12), (8.5, -52, -12), 0.9, side=side)
     bent = float(g.normal(0, 1.6))
     canvas.capsule("mucosa", (bent, -101, -8), (0.5 * bent, -42, -4), 1.9, stretch=(1, 1, 12), mask=under_skin)
     canvas.capsule("cartilage", (bent, -108, -8), (bent, -88, 0), 0.9, 1.0, (1, 1, 8), mask=under_skin)
@@ -100,19 +108,19 @@ def paint_mandible(canvas: Canvas, body: np.ndarray, pose: Pose, streams: Stream
         canvas.capsule("cortical bone", start, end, 5.2, stretch=(1, 1, 2.3), mask=skin, organ="Mandible")
     for start, end in arch:
         canvas.capsule("spongy bone", start, end, 2.9, stretch=(1, 1, 2.9), mask=skin)
-    low, high = -lowered, -0.3 * lowered                     # the joint moves less than the chin
+    low, high = -lowered, -0.3 * lowered  # the joint moves less than the chin
     for side in SIDES:
-        canvas.bone(mirrored((46.5, -33, -60 + low), side), mirrored((50, -18, -16 + high), side), 4, 3.6, (1, 3.3, 1),
-                    mask=skin, organ="Mandible")
-        canvas.bone(mirrored((50, -13, -18 + high), side), mirrored((50, -9, -4 + 0.3 * high), side), 4.4, 5.5, (1.2, 1, 1),
-                    organ="Mandible")
-        canvas.capsule("cortical bone", mirrored((50, -28, -20 + high), side), mirrored((49, -32, -4 + high), side), 3, 1.8,
-                       (0.8, 1.6, 1), organ="Mandible")
+        canvas.bone((46.5, -33, -60 + low), (50, -18, -16 + high), 4, 3.6, (1, 3.3, 1),
+                    mask=skin, organ="Mandible", side=side)
+        canvas.bone((50, -13, -18 + high), (50, -9, -4 + 0.3 * high), 4.4, 5.5, (1.2, 1, 1),
+                    organ="Mandible", side=side)
+        canvas.capsule("cortical bone", (50, -28, -20 + high), (49, -32, -4 + high), 3, 1.8,
+                       (0.8, 1.6, 1), organ="Mandible", side=side)
     return lowered
 
 
-def paint_teeth(canvas: Canvas, body: np.ndarray, lowered_mm: float, streams: Streams) -> list[tuple[float, float, float]]:
-    """Two rows of teeth; one patient in eight has none, half of the others have fillings. Returns the fillings' centres."""
+def paint_teeth(canvas: Canvas, body: np.ndarray, lowered_mm: float, streams: Streams) -> list[Point]:
+    """Two rows of teeth; one patient in eight has none, half may have fillings -> the fillings' centres."""
     g = streams("teeth")
     skin = np.clip(-body / 2 - 1.5, 0, 1).astype(np.float32)
     toothless, filling_share = g.random() < 0.12, 0.12 * (g.random() < 0.5)
@@ -124,7 +132,8 @@ def paint_teeth(canvas: Canvas, body: np.ndarray, lowered_mm: float, streams: St
         if upper:
             for tissue, radius, height in (("cortical bone", 4.4, 1.6), ("spongy bone", 2.4, 1.8)):
                 for (x1, y1), (x2, y2) in chain(row):
-                    canvas.capsule(tissue, (x1, y1 + 1, -33), (x2, y2 + 1, -33), radius, stretch=(1, 1, height), mask=skin)
+                    canvas.capsule(tissue, (x1, y1 + 1, -33), (x2, y2 + 1, -33), radius, stretch=(1, 1, height),
+                                   mask=skin)
         for index, (x, y) in enumerate(row):
             molar = abs(index - 7.5) > 3
             missing, filled = g.random() < 0.06, g.random() < filling_share

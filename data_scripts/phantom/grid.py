@@ -13,7 +13,7 @@ import numpy as np
 IN_PLANE_MM = 256.0
 HEIGHT_MM = 192.0
 LOWEST_MM = -116.0
-LATTICE_MM = 160.0            # noise lattices reach this far from the origin, more than any voxel
+LATTICE_MM = 160.0  # noise lattices reach this far from the origin, more than any voxel
 
 
 class Streams:
@@ -79,7 +79,8 @@ def spline_weights(positions_mm: np.ndarray, step_mm: float, n: int) -> np.ndarr
     at = (positions_mm + LATTICE_MM) / step_mm
     first = np.floor(at).astype(int)
     f = at - first
-    weights = ((1 - f) ** 3 / 6, (3 * f ** 3 - 6 * f ** 2 + 4) / 6, (-3 * f ** 3 + 3 * f ** 2 + 3 * f + 1) / 6, f ** 3 / 6)
+    weights = ((1 - f) ** 3 / 6, (3 * f ** 3 - 6 * f ** 2 + 4) / 6, (-3 * f ** 3 + 3 * f ** 2 + 3 * f + 1) / 6,
+               f ** 3 / 6)
     matrix = np.zeros((len(positions_mm), n), np.float32)
     rows = np.arange(len(positions_mm))
     for offset, weight in enumerate(weights):

@@ -4,13 +4,20 @@ from __future__ import annotations
 import numpy as np
 
 from phantom.grid import Streams
-from phantom.shapes import SIDES, Canvas, capsule_distance, ellipsoid_distance, mirrored, smooth_union
+from phantom.shapes import (
+    SIDES,
+    Canvas,
+    capsule_distance,
+    ellipsoid_distance,
+    smooth_union,
+)
 from phantom.traits import Traits
 
-NO_BONE_BELOW_MM = -22.0                  # the foramen magnum: from here down the cord runs in the spine
+NO_BONE_BELOW_MM = -22.0  # the foramen magnum: from here down the cord runs in the spine
 
 
-def body_outline(canvas: Canvas, cavity: np.ndarray, skull_mm: np.ndarray, traits: Traits, bumps: np.ndarray) -> np.ndarray:
+def body_outline(canvas: Canvas, cavity: np.ndarray, skull_mm: np.ndarray, traits: Traits,
+                 bumps: np.ndarray) -> np.ndarray:
     """Signed distance [mm] to the skin: cranium, face, neck, shoulders, ears, blended into one surface."""
     cranium = cavity - skull_mm - 4.5 - 1.0 * traits.fat
     body = smooth_union(cranium, face_outline(canvas, traits), 18)
@@ -20,21 +27,22 @@ def body_outline(canvas: Canvas, cavity: np.ndarray, skull_mm: np.ndarray, trait
 
 def face_outline(canvas: Canvas, traits: Traits) -> np.ndarray:
     x, y, z = canvas.x, canvas.y, canvas.z
-    side_x = np.abs(x)                                       # symmetric parts are drawn once, for the left
+    side_x = np.abs(x)  # symmetric parts are drawn once, for the left
     wide, cheek = traits.jaw_width_mm, 1.5 * traits.fat
     face = ellipsoid_distance(x, y, z, (0, -42, -14), (64 + wide, 58, 62))
     for centre, radii, blend in (
-            ((22, -76, 38), (26, 13, 11), 12),               # brow
-            ((33, -76, 17), (17, 13.5, 14), 8),              # eyelids
-            ((36, -68, -8), (22, 20 + cheek, 20), 14),       # cheek bone and cheek
-            ((50 + wide, -28, -48), (14 + cheek, 26, 30), 14),       # masseter and angle of the jaw
-            ((55, 2, -32), (17 + 0.5 * cheek, 24, 32), 12),          # parotid
-            ((30 + wide, -58, -62), (22 + cheek, 32, 20), 14)):      # body of the mandible
+            ((22, -76, 38), (26, 13, 11), 12),  # brow
+            ((33, -76, 17), (17, 13.5, 14), 8),  # eyelids
+            ((36, -68, -8), (22, 20 + cheek, 20), 14),  # cheek bone and cheek
+            ((50 + wide, -28, -48), (14 + cheek, 26, 30), 14),  # masseter and angle of the jaw
+            ((55, 2, -32), (17 + 0.5 * cheek, 24, 32), 12),  # parotid
+            ((30 + wide, -58, -62), (22 + cheek, 32, 20), 14)):  # body of the mandible
         face = smooth_union(face, ellipsoid_distance(side_x, y, z, centre, radii), blend)
-    face = smooth_union(face, ellipsoid_distance(x, y, z, (0, -83, -68), (25, 20, 18)), 12)           # chin
-    face = smooth_union(face, capsule_distance(x, y, z, (0, -60, -66), (0, -22, -88), 26, 34, (1.2, 1, 1)), 14)  # under it
+    face = smooth_union(face, ellipsoid_distance(x, y, z, (0, -83, -68), (25, 20, 18)), 12)  # chin
+    under_chin = capsule_distance(x, y, z, (0, -60, -66), (0, -22, -88), 26, 34, (1.2, 1, 1))
+    face = smooth_union(face, under_chin, 14)
     face = smooth_union(face, capsule_distance(x, y, z, (0, -91, -22), (0, -92, -52), 12, 12, (2, 1.2, 1)), 12)  # lips
-    return smooth_union(face, capsule_distance(x, y, z, (0, -88, 26), (0, -107, -11), 6, 10.5), 10)   # nose
+    return smooth_union(face, capsule_distance(x, y, z, (0, -88, 26), (0, -107, -11), 6, 10.5), 10)  # nose
 
 
 def neck_outline(canvas: Canvas, traits: Traits) -> np.ndarray:
@@ -65,10 +73,10 @@ def paint_skull(canvas: Canvas, cavity: np.ndarray, skull_mm: np.ndarray, stream
     canvas.paint("spongy bone", diploe)
     aeration = streams("aeration").uniform(-0.8, 0.8, size=2)
     for side, air in zip(SIDES, aeration, strict=True):
-        canvas.bone(mirrored((58, 20, -6), side), mirrored((16, 0, 0), side), 12, 6, (1, 0.9, 0.9), shell_mm=4.5)  # petrous
-        canvas.bone(mirrored((57, 22, -4), side), mirrored((54, 22, -24), side), 11, 8)  # mastoid
-        canvas.ellipsoid("air", mirrored((56, 22, -10), side), (9, 11, 15), bump=2.6 - 2.2 * np.abs(fine) - air)
-        canvas.capsule("air", mirrored((82, 12, 1), side), mirrored((48, 10, 1), side), 3.2, 2.6)  # ear canal
-        canvas.ellipsoid("air", mirrored((44, 10, 2), side), (3, 4, 6))  # middle ear
+        canvas.bone((58, 20, -6), (16, 0, 0), 12, 6, (1, 0.9, 0.9), shell_mm=4.5, side=side)  # petrous
+        canvas.bone((57, 22, -4), (54, 22, -24), 11, 8, side=side)  # mastoid
+        canvas.ellipsoid("air", (56, 22, -10), (9, 11, 15), bump=2.6 - 2.2 * np.abs(fine) - air, side=side)
+        canvas.capsule("air", (82, 12, 1), (48, 10, 1), 3.2, 2.6, side=side)  # ear canal
+        canvas.ellipsoid("air", (44, 10, 2), (3, 4, 6), side=side)  # middle ear
     canvas.bone((0, -8, 0), (0, 9, -19), 7, 6, (1.7, 1, 1), shell_mm=2.2)  # clivus
     canvas.bone((0, -34, 5), (0, -18, 1), 10, 10, (1.4, 1, 1), shell_mm=2)  # sphenoid

@@ -24,7 +24,7 @@ T2W = SpinEcho(repetition_ms=4000, echo_ms=92)
 
 def spin_echo(t1_ms: float, t2_ms: float, proton_density: float, gadolinium_mm: float, sequence: SpinEcho) -> float:
     """Signal of a spin echo [1]: PD (1 - exp(-TR R1)) exp(-TE R2), gadolinium raising both rates linearly."""
-    rate_1 = 1 / t1_ms + RELAXIVITY_R1 * gadolinium_mm / 1000          # per ms
+    rate_1 = 1 / t1_ms + RELAXIVITY_R1 * gadolinium_mm / 1000  # per ms
     rate_2 = 1 / t2_ms + RELAXIVITY_R2 * gadolinium_mm / 1000
     return proton_density * (1 - np.exp(-sequence.repetition_ms * rate_1)) * np.exp(-sequence.echo_ms * rate_2)
 
@@ -39,5 +39,5 @@ def acquire(signal: np.ndarray, grid: Grid, generator: np.random.Generator) -> n
     received = blurred * bias
     sigma = np.percentile(received[received > 0.05], 70) / generator.uniform(25, 45)
     real, imaginary = sigma * generator.standard_normal((2, *signal.shape), dtype=np.float32)
-    magnitude = np.hypot(received + real, imaginary)                   # Rician: the magnitude of a noisy complex signal
+    magnitude = np.hypot(received + real, imaginary)  # Rician: the magnitude of a noisy complex signal
     return (magnitude / np.percentile(magnitude, 99.5) * generator.uniform(600, 1400)).astype(np.float32)

@@ -15,7 +15,7 @@ from phantom.mri import acquire
 from phantom.tissues import TISSUE_ID, texture_strength
 from phantom.traits import Pose, Traits, draw_traits, draw_treatment_pose
 
-VOID_MM = 6.0                             # reach of the susceptibility void around a filling: our choice
+VOID_MM = 6.0  # reach of the susceptibility void around a filling: our choice
 BONE_TISSUES = ("cortical bone", "spongy bone")
 
 
@@ -77,8 +77,9 @@ def scan_cbct(anatomy: Anatomy, texture: dict[str, np.ndarray], grid: Grid, stre
     """CBCT of the treatment day [HU]: another pose, slightly misregistered, dose and scatter different per case."""
     g = streams("CBCT")
     hu = shift_smoothly(textured_hu(anatomy, texture)[None], grid, streams("CBCT registration"), 0.35, 0.3, 0.3)[0]
-    settings = replace(CbctSettings(), photons=float(10 ** g.uniform(4.4, 4.9)), scatter_to_primary=float(g.uniform(0.3, 0.7)),
-                       scatter_left=float(g.uniform(0.08, 0.25)))
+    photons, scatter, scatter_left = 10 ** g.uniform(4.4, 4.9), g.uniform(0.3, 0.7), g.uniform(0.08, 0.25)
+    settings = replace(CbctSettings(), photons=float(photons), scatter_to_primary=float(scatter),
+                       scatter_left=float(scatter_left))
     return simulate_cbct(hu, grid.spacing_mm, g, settings)
 
 
@@ -90,7 +91,8 @@ def scan_mr(anatomy: Anatomy, grid: Grid, streams: Streams) -> dict[str, np.ndar
     if anatomy.metal is not None:
         signals *= 1 - np.exp(-anatomy.metal ** 2 / (2 * VOID_MM ** 2))
     signals = shift_smoothly(signals, grid, streams("MR registration"), 0.6, 0.4, 0.4)
-    return {"T1c": acquire(signals[0], grid, streams("T1c scan")), "T2w": acquire(signals[1], grid, streams("T2w scan"))}
+    return {modality: acquire(signal, grid, streams(f"{modality} scan"))
+            for modality, signal in zip(("T1c", "T2w"), signals, strict=True)}
 
 
 def shift_smoothly(volumes: np.ndarray, grid: Grid, generator: np.random.Generator, warp_mm: float, shift_mm: float,
@@ -100,7 +102,9 @@ def shift_smoothly(volumes: np.ndarray, grid: Grid, generator: np.random.Generat
     dz, dy, dx = generator.normal(0, shift_mm, size=3)
     angle = np.radians(generator.normal(0, turn_degree))
     warp_z, warp_y, warp_x = (warp_mm * grid.smooth_noise(generator, 90) for _ in range(3))
-    at = (z + dz + warp_z, y * np.cos(angle) - x * np.sin(angle) + dy + warp_y, y * np.sin(angle) + x * np.cos(angle) + dx + warp_x)
+    at = (z + dz + warp_z,
+          y * np.cos(angle) - x * np.sin(angle) + dy + warp_y,
+          y * np.sin(angle) + x * np.cos(angle) + dx + warp_x)
     unit = [2 * (position - axis[0]) / (axis[-1] - axis[0]) - 1
             for position, axis in zip(at, (grid.z_mm, grid.y_mm, grid.x_mm), strict=True)]
     where = torch.from_numpy(np.stack(unit[::-1], axis=-1).astype(np.float32))[None]

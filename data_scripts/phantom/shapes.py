@@ -8,7 +8,7 @@ from phantom.tissues import TISSUE_ID
 
 LEFT, RIGHT = 1, -1
 SIDES = (RIGHT, LEFT)
-Point = tuple[float, float, float]              # (x, y, z) [mm]
+Point = tuple[float, float, float]  # (x, y, z) [mm]
 
 
 def mirrored(point: Point, side: int) -> Point:
@@ -18,7 +18,8 @@ def mirrored(point: Point, side: int) -> Point:
 
 def ellipsoid_distance(x, y, z, centre: Point, radii: Point) -> np.ndarray:
     """Approximate signed distance [mm] to an ellipsoid: exact on the surface, scaled by a mean radius off it."""
-    q = np.sqrt(((x - centre[0]) / radii[0]) ** 2 + ((y - centre[1]) / radii[1]) ** 2 + ((z - centre[2]) / radii[2]) ** 2)
+    px, py, pz = (x - centre[0]) / radii[0], (y - centre[1]) / radii[1], (z - centre[2]) / radii[2]
+    q = np.sqrt(px ** 2 + py ** 2 + pz ** 2)
     return (q - 1) * np.float32(0.6 * min(radii) + 0.4 * np.mean(radii))
 
 
@@ -55,7 +56,7 @@ class Canvas:
         self.values[:] = signals[TISSUE_ID["air"]][:, None, None, None]
         self.label = np.zeros(grid.shape, np.uint8)
         self.organs: dict[str, np.ndarray] = {}
-        self.edge_mm = np.float32(np.mean(grid.spacing_mm))            # width of the partial-volume edge
+        self.edge_mm = np.float32(np.mean(grid.spacing_mm))  # width of the partial-volume edge
         grid_z, grid_y, grid_x = grid.mesh()
         self.margin_mm = [float(np.abs(reference - voxel).max()) + 3 for reference, voxel in
                           ((self.z, grid_z), (self.y, grid_y), (self.x, grid_x))]
@@ -91,8 +92,13 @@ class Canvas:
     def is_tissue(self, *names: str) -> np.ndarray:
         return np.isin(self.label, [TISSUE_ID[name] for name in names])
 
-    def ellipsoid(self, tissue: str, centre: Point, radii: Point, bump: np.ndarray | None = None, **paint) -> None:
-        """Paint an ellipsoid; bump: full grid [mm], added to the distance (an irregular surface)."""
+    def ellipsoid(self, tissue: str, centre: Point, radii: Point, bump: np.ndarray | None = None, side: int = LEFT,
+                  **paint) -> None:
+        """Paint an ellipsoid. bump: full grid [mm], added to the distance (an irregular surface).
+
+        side: here and below, positions are given for the patient's left; RIGHT mirrors them.
+        """
+        centre = mirrored(centre, side)
         where = self.box(np.subtract(centre, radii), np.add(centre, radii))
         distance = ellipsoid_distance(self.x[where], self.y[where], self.z[where], centre, radii)
         if bump is not None:
@@ -100,18 +106,21 @@ class Canvas:
         self.paint(tissue, distance, where, **paint)
 
     def capsule(self, tissue: str, start: Point, end: Point, radius: float, end_radius: float | None = None,
-                stretch: Point = (1, 1, 1), **paint) -> None:
-        self.paint(tissue, *self.capsule_in_box(start, end, radius, end_radius, stretch), **paint)
+                stretch: Point = (1, 1, 1), side: int = LEFT, **paint) -> None:
+        self.paint(tissue, *self.capsule_in_box(start, end, radius, end_radius, stretch, side), **paint)
 
     def bone(self, start: Point, end: Point, radius: float, end_radius: float | None = None, stretch: Point = (1, 1, 1),
-             shell_mm: float = 1.6, **paint) -> None:
+             shell_mm: float = 1.6, side: int = LEFT, **paint) -> None:
         """A capsule of spongy bone in a cortical shell."""
-        distance, where = self.capsule_in_box(start, end, radius, end_radius, stretch)
+        distance, where = self.capsule_in_box(start, end, radius, end_radius, stretch, side)
         self.paint("cortical bone", distance, where, **paint)
         self.paint("spongy bone", distance + shell_mm, where, **paint)
 
-    def capsule_in_box(self, start: Point, end: Point, radius: float, end_radius: float | None, stretch: Point):
+    def capsule_in_box(self, start: Point, end: Point, radius: float, end_radius: float | None, stretch: Point,
+                       side: int) -> tuple[np.ndarray, tuple[slice, slice, slice]]:
+        """-> (signed distance, the box it covers)."""
+        start, end = mirrored(start, side), mirrored(end, side)
         reach = max(radius, end_radius or radius) * np.asarray(stretch)
         where = self.box(np.minimum(start, end) - reach, np.maximum(start, end) + reach)
-        distance = capsule_distance(self.x[where], self.y[where], self.z[where], start, end, radius, end_radius, stretch)
-        return distance, where
+        x, y, z = self.x[where], self.y[where], self.z[where]
+        return capsule_distance(x, y, z, start, end, radius, end_radius, stretch), where

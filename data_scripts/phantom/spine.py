@@ -1,11 +1,13 @@
 """Cervical spine, spinal canal and cord."""
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
-from phantom.shapes import SIDES, Canvas, ellipsoid_distance, mirrored
+from phantom.shapes import SIDES, Canvas
 
-VERTEBRA_Z_MM = (-24, -40, -57, -74, -91, -108, -125, -142, -160)        # C1 to T2, the middle of each body
+VERTEBRA_Z_MM = (-24, -40, -57, -74, -91, -108, -125, -142, -160)  # C1 to T2, the middle of each body
 CANAL_BEHIND_BODY_MM = 15.0
 
 
@@ -23,7 +25,7 @@ def paint_spine(canvas: Canvas) -> None:
         else:
             paint_body(canvas, y, z, size)
         if level == 1:
-            canvas.bone((0, y - 1, z + 4), (0, spine_y_mm(-22) - 1, -20), 5.2, 4.6, shell_mm=1.5)      # dens
+            canvas.bone((0, y - 1, z + 4), (0, spine_y_mm(-22) - 1, -20), 5.2, 4.6, shell_mm=1.5)  # dens
     paint_canal(canvas)
 
 
@@ -40,10 +42,10 @@ def paint_body(canvas: Canvas, y: float, z: float, size: float) -> None:
 def paint_arch(canvas: Canvas, level: int, y: float, z: float, size: float) -> None:
     """Facets, transverse and spinous processes, laminae, and the vertebral arteries beside them."""
     for side in SIDES:
-        canvas.bone(mirrored((17 * size, y + 4, z + 3), side), mirrored((18 * size, y + 7, z - 5), side), 6.2, shell_mm=1.5)
-        canvas.bone(mirrored((11, y + 9, z), side), mirrored((22 * size, y + 1, z - 1), side), 3, 3.4, shell_mm=1.3)
-        canvas.capsule("artery", mirrored((23 * size, y - 1, z + 9), side), mirrored((23 * size, y - 1, z - 9), side), 1.9)
-        canvas.bone(mirrored((16, y + 12, z - 1), side), (0, y + 27, z - 4), 2.8, 3, (1, 1, 2.0), shell_mm=1.2)
+        canvas.bone((17 * size, y + 4, z + 3), (18 * size, y + 7, z - 5), 6.2, shell_mm=1.5, side=side)
+        canvas.bone((11, y + 9, z), (22 * size, y + 1, z - 1), 3, 3.4, shell_mm=1.3, side=side)
+        canvas.capsule("artery", (23 * size, y - 1, z + 9), (23 * size, y - 1, z - 9), 1.9, side=side)
+        canvas.bone((16, y + 12, z - 1), (0, y + 27, z - 4), 2.8, 3, (1, 1, 2.0), shell_mm=1.2, side=side)
     if level > 0:
         length = 34 if level < 6 else 50
         canvas.bone((0, y + 26, z - 4), (0, y + length, z - 10), 3.2, 3.6, (1, 1, 1.4), shell_mm=1.2)
@@ -53,7 +55,7 @@ def paint_canal(canvas: Canvas) -> None:
     """Epidural fat, fluid, and the cord from the foramen magnum down."""
     heights = [-40.0 - 20 * step for step in range(8)]
     line = [(0, 22, -25), *((0, spine_y_mm(z) + CANAL_BEHIND_BODY_MM, z) for z in heights)]
-    segments = list(zip(line[:-1], line[1:], strict=True))
+    segments = list(pairwise(line))
     for tissue, radius, stretch in (("fat", 9.3, 1.18), ("csf", 7.6, 1.22), ("cord", 4.2, 1.45)):
         for start, end in segments:
             canvas.capsule(tissue, start, end, radius, stretch=(stretch, 1, 1),

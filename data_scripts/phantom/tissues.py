@@ -1,7 +1,7 @@
 """Tissue values at 120 kVp and 3 T, and their variation from case to case.
 
 Origin of the numbers: HU of soft tissue and bone start from ICRU-44 compositions at 120 kVp (muscle +43, adipose -80 to
--89, brain +38, blood +57, spongiosa +315 to +363, cortical bone +1668, lowered here for partial volume). T1 and T2 at 3 T
+-89, brain +38, blood +57, spongiosa +315 to +363, cortical bone +1668, lowered here for partial volume). T1, T2 at 3 T
 lie between those of Wansapura 1999, Stanisz 2005 and de Bazelaire 2004 where these measured the tissue (fat, muscle,
 grey and white matter, marrow, cartilage, nerve, cord). All other T1, T2, and every PD, gadolinium concentration and
 texture strength are our choice. A teaching table, not a reference.
@@ -17,7 +17,7 @@ from phantom.mri import T1C, T2W, spin_echo
 
 @dataclass(frozen=True)
 class Tissue:
-    """hu: mean; hu_texture: standard deviation of fine texture [HU]; T1, T2 [ms]; proton density [1]; gadolinium [mM]."""
+    """hu: mean; hu_texture: standard deviation of fine texture [HU]; T1, T2 [ms]; proton density [1]; Gd [mM]."""
 
     name: str
     hu: float
@@ -73,12 +73,12 @@ def case_signals(generator: np.random.Generator) -> np.ndarray:
     gadolinium_dose = generator.uniform(0.7, 1.3)
     signals = np.zeros((len(TISSUES), 3), np.float32)
     for row, tissue in zip(signals, TISSUES, strict=True):
-        t1_ms, t2_ms, density, uptake, hu_shift = generator.normal(0, (0.06, 0.07, 0.03, 0.15, 1.0))
-        relaxation = (tissue.t1_ms * np.exp(t1_ms), tissue.t2_ms * np.exp(t2_ms), tissue.proton_density * np.exp(density))
+        t1, t2, density, uptake, hu_shift = generator.normal(0, (0.06, 0.07, 0.03, 0.15, 1.0))
+        relaxation = (tissue.t1_ms * np.exp(t1), tissue.t2_ms * np.exp(t2), tissue.proton_density * np.exp(density))
         gadolinium = tissue.gadolinium_mm * gadolinium_dose * np.exp(uptake)
         row[0] = tissue.hu + hu_shift * (3 if tissue.hu < 200 else 0.05 * tissue.hu)
         row[1] = spin_echo(*relaxation, gadolinium, T1C)
-        row[2] = spin_echo(*relaxation, 0.0, T2W)                    # T2w is acquired before the injection
+        row[2] = spin_echo(*relaxation, 0.0, T2W)  # T2w is acquired before the injection
     signals[TISSUE_ID["air"]] = (-1000, 0, 0)
     return signals
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from phantom.grid import Streams
 
-TUMOUR_SITES = {"nasopharynx": 0.35, "tonsil": 0.25, "tongue base": 0.20, "larynx": 0.20}      # shares: our choice
+TUMOUR_SITES = {"nasopharynx": 0.35, "tonsil": 0.25, "tongue base": 0.20, "larynx": 0.20}  # shares: our choice
 
 
 @dataclass(frozen=True)
@@ -15,18 +15,18 @@ class Traits:
     """Lengths in mm, factors relative to the reference head. All distributions our choice."""
 
     sex: str
-    scale: tuple[float, float, float]         # head size along x, y, z
-    fat: float                                # thickness of subcutaneous fat, 1 = 5 mm or so
+    scale: tuple[float, float, float]  # head size along x, y, z
+    fat: float  # thickness of subcutaneous fat, 1 = 5 mm or so
     neck_radius_mm: float
-    jaw_width_mm: float                       # added to each side of the face
-    skull_mm: float                           # thickness of the vault
-    csf_mm: float                             # between brain and dura
-    atrophy: float                            # share of the brain's tissue map that is lost to fluid
-    airway: float                             # width of the pharynx
-    parotid: float                            # size of the glands
-    sinus: float                              # size of the maxillary sinuses
-    flexion_mm: float                         # the neck's forward (+) or backward bend at z = -100
-    turn_degree: float                        # of the head in the mask
+    jaw_width_mm: float  # added to each side of the face
+    skull_mm: float  # thickness of the vault
+    csf_mm: float  # between brain and dura
+    atrophy: float  # share of the brain's tissue map that is lost to fluid
+    airway: float  # width of the pharynx
+    parotid: float  # size of the glands
+    sinus: float  # size of the maxillary sinuses
+    flexion_mm: float  # the neck's forward (+) or backward bend at z = -100
+    turn_degree: float  # of the head in the mask
     tumour_site: str
     tumour_side: int
 
@@ -66,5 +66,5 @@ def draw_traits(streams: Streams) -> Traits:
 def draw_treatment_pose(streams: Streams) -> Pose:
     """The pose on the day of the CBCT; the planning pose is `Pose()`."""
     g = streams("treatment pose")
-    return Pose(jaw_mm=float(abs(g.normal(0, 1.2))), tongue_mm=float(g.normal(0, 1.2)), flexion_mm=float(g.normal(0, 1.0)),
-                airway=float(np.clip(g.normal(1, 0.1), 0.8, 1.2)))
+    return Pose(jaw_mm=float(abs(g.normal(0, 1.2))), tongue_mm=float(g.normal(0, 1.2)),
+                flexion_mm=float(g.normal(0, 1.0)), airway=float(np.clip(g.normal(1, 0.1), 0.8, 1.2)))

@@ -7,7 +7,8 @@ from phantom.grid import Streams
 from phantom.shapes import Canvas, ellipsoid_distance
 from phantom.traits import Traits
 
-SITE_CENTRE = {"nasopharynx": (12, -14, -4), "tonsil": (21, -22, -44), "tongue base": (9, -32, -64), "larynx": (8, -32, -106)}
+SITE_CENTRE = {"nasopharynx": (12, -14, -4), "tonsil": (21, -22, -44), "tongue base": (9, -32, -64),
+               "larynx": (8, -32, -106)}
 SPARED = ("cortical bone", "spongy bone", "enamel", "dentin", "metal", "cartilage", "cord", "brainstem")
 KEEP_OUT_MM = 4.0
 
@@ -32,7 +33,7 @@ def paint_lesion(canvas: Canvas, body: np.ndarray, centre: np.ndarray, radii: np
     distance = ellipsoid_distance(canvas.x[where], canvas.y[where], canvas.z[where], centre, radii) + bump[where]
     barred = canvas.is_tissue(*SPARED)[where] | (body[where] > -5)
     distance = np.where(barred, np.maximum(distance, KEEP_OUT_MM), distance)
-    distance = distance + 4.0 * canvas.is_tissue("air")[where]                 # it bulges less into the airway
+    distance = distance + 4.0 * canvas.is_tissue("air")[where]  # it bulges less into the airway
     canvas.paint("tumour", distance, where, organ="GTV")
     if necrosis:
         canvas.paint("necrosis", distance + 4.5, where)

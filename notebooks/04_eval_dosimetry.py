@@ -1,0 +1,580 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 04 · Is it good enough for dose?
+#
+# A synthetic CT is not made to be looked at. In radiotherapy it has one job: a dose calculated on it must be the dose the
+# patient would get. This lesson judges the pictures, then plans a treatment and lets the dose speak. It also shows how both
+# judgements can be made to say almost anything, and ends with a report card that nobody has polished.
+#
+# | | |
+# |---|---|
+# | **Goal** | judge a finished run: image metrics with their conventions, dose, DVH, gamma, and a verdict |
+# | **Time** | smoke: about 2 min · laptop: about 8 min · paper: an hour |
+# | **Needs** | a run with `vae`, `mapper`, `decoder` (lessons 01 to 03); dose needs contours and a prescription |
+# | **Makes** | `report.json` and the folder `dose/` in `runs/<name>/` |
+# | **You should know** | lesson 03; what a Hounsfield unit is. Radiotherapy terms are explained where they come up |
+
+# %% tags=["parameters"]
+profile_name = "laptop"
+data_dir = "data/phantom-laptop"
+run_dir = "runs/phantom-laptop"
+
+# %%
+# %matplotlib inline
+from functools import partial
+
+import ipywidgets as widgets
+import numpy as np
+from IPython.display import Markdown, display
+from scipy import stats
+
+from vaelite import dose_figures as figures
+from vaelite.cases import load_cases
+from vaelite.dose import depth_dose_in_water, dvh, dvh_metrics, plan_imrt, recalculate, relative_density_table, target_dose_error
+from vaelite.evaluation import load_doses, prescriptions, report_card
+from vaelite.explore import explore, show_source
+from vaelite.figures import draw_translations
+from vaelite.gamma import gamma_map, gamma_pass_rate
+from vaelite.intensity import from_unit, hu_to_unit, to_unit
+from vaelite.metrics import CONVENTIONS, mae_hu, psnr_db, ssim
+from vaelite.profiles import profile
+from vaelite.report import (NOT_COMPARABLE, dvh_table, gamma_table, markdown, reconstruction_table, rows_of, training_table,
+                            translation_table)
+from vaelite.runs import open_run
+from vaelite.stages import evaluate, load_translator
+
+# %% [markdown]
+# ## 1 · A pair of images
+#
+# We practise on a **validation** patient. The test patients come once, in section 6.
+
+# %%
+cfg = profile(profile_name)
+cases, run = load_cases(data_dir), open_run(run_dir)
+translator = load_translator(run, cfg)                       # refuses, and says what to do, if a lesson is missing
+case = next(case for case in cases if case.split == "validation")
+sources = [m for m in translator.modalities if m != "CT" and m in case.modalities]
+missing = sorted({"CBCT", "T1c", "T2w"} - set(sources))
+print(f"{case.name}: synthetic CTs from {', '.join(sources)}.", f"Left out, not in these data: {', '.join(missing)}." if missing else "")
+
+# %%
+source = sources[0]
+ct_hu, body = case.volume("CT"), case.mask()
+unit, _ = to_unit(case.volume(source), source, body)
+sct_hu = from_unit(translator.volume_unit(unit, source, "CT"), "CT")
+z = int(0.6 * len(ct_hu))
+draw_translations(source, unit[z], "CT", hu_to_unit(ct_hu)[z], {"copy": unit[z], "vaelite": hu_to_unit(sct_hu)[z]},
+                  case.spacing_mm[2], body[z])
+
+# %% [markdown]
+# **Look.** Source, synthetic CT, real CT; below, the errors. Would you plan on it? Hold that thought.
+#
+# ## 2 · A number without its convention is not a number
+#
+# PSNR is $10 \log_{10}(R^2/\mathrm{MSE})$. Which range $R$? Over which voxels? Papers differ, and often do not say.
+#
+# **Predict.** This one pair, three conventions: by how many dB can PSNR differ?
+
+# %%
+my_guess_db = None                                           # dB between the lowest and the highest
+rows, everywhere = [], np.ones_like(body)
+for name in ("synthrad2023", "synthrad2025", "grid"):
+    where = everywhere if CONVENTIONS[name].whole_grid else body
+    rows.append([name, CONVENTIONS[name].label, mae_hu(ct_hu, sct_hu, where), psnr_db(ct_hu, sct_hu, body, name),
+                 ssim(ct_hu, sct_hu, body, name)])
+spread_db = max(row[3] for row in rows) - min(row[3] for row in rows)
+print(f"One pair of images: PSNR differs by {spread_db:.1f} dB, MAE by a factor of {rows[0][2] / rows[2][2]:.1f}. You said {my_guess_db} dB.")
+Markdown(markdown(["convention", "meaning", "MAE [HU]", "PSNR [dB]", "SSIM"],
+                  [[name, label, f"{mae:.1f}", f"{psnr:.2f}", f"{similarity:.3f}"] for name, label, mae, psnr, similarity in rows]))
+
+# %% [markdown]
+# **Read.** The picture did not change. Air outside the patient is easy, and the grid is full of it: averaging over the grid
+# makes everybody look good. So every number in our report carries its convention, and the body and the grid stand side by
+# side. Compare numbers only within one convention, on one set of patients.
+#
+# ### Try it 1: undo the flattery
+#
+# A paper reports an MAE over the whole grid. The body fills a fraction of it, and outside both images are air, so the error
+# there is 0. What is the MAE inside the body?
+
+# %% tags=["exercise"]
+def my_body_mae(grid_mae_hu, body_fraction):
+    ...                                                      # one line
+
+
+# %% tags=["check"]
+def check_body_mae(to_body):
+    if to_body(10.0, 0.5) is None:
+        return "not attempted yet"
+    assert abs(to_body(10.0, 1.0) - 10) < 1e-9, "if the body fills the grid, both are the same"
+    assert to_body(10.0, 0.5) > 10, "the errors all lie in the body: there the mean is higher, not lower"
+    assert abs(to_body(10.0, 0.25) - 40) < 1e-9, "the sum of errors stays; a quarter of the voxels share it"
+    assert abs(to_body(22.0, 0.4) - 55) < 1e-9, "22 HU over the grid are 55 HU in a body that fills 40 % of it"
+    return "correct"
+
+
+print(check_body_mae(my_body_mae))
+
+# %% tags=["solution"] jupyter={"source_hidden": true}
+def my_body_mae(grid_mae_hu, body_fraction):
+    return grid_mae_hu / body_fraction
+
+
+print(check_body_mae(my_body_mae))
+
+# %% [markdown]
+# ## 3 · What a photon cares about
+#
+# A beam of photons is attenuated by electrons. Through layers of thickness $d_i$ with attenuation coefficients $\mu_i$
+# comes the fraction
+#
+# $$ T = \exp\Big(-\sum_i \mu_i d_i\Big) $$
+#
+# The sum divided by $\mu_\mathrm{water}$ is the **radiological depth**: the water that would attenuate as much.
+#
+# ### Try it 2: a slab whose truth is known
+
+# %% tags=["exercise"]
+def my_transmission(mu_per_cm, thickness_cm):
+    """Two lists of equal length: coefficient and thickness of each layer -> fraction that comes through."""
+    ...                                                      # one line; numpy is np
+
+
+# %% tags=["check"]
+def check_transmission(through):
+    if through([0.05], [10.0]) is None:
+        return "not attempted yet"
+    assert abs(through([0.05], [0.0]) - 1) < 1e-9, "no thickness: everything comes through"
+    assert abs(through([0.05], [10.0]) - 0.60653) < 1e-4, "10 cm of 0.05 per cm: exp(-0.5), less than 1"
+    two = through([0.05, 0.08], [10.0, 2.0])
+    assert abs(two - 0.60653 * 0.85214) < 1e-4, "the second layer attenuates what the first let through: multiply"
+    assert abs(through([0.08, 0.05], [2.0, 10.0]) - two) < 1e-9, "the order of the layers does not matter"
+    return "correct"
+
+
+print(check_transmission(my_transmission))
+
+# %% tags=["solution"] jupyter={"source_hidden": true}
+def my_transmission(mu_per_cm, thickness_cm):
+    return float(np.exp(-np.dot(mu_per_cm, thickness_cm)))
+
+
+print(check_transmission(my_transmission))
+
+# %% [markdown]
+# Dose is not transmission: photons scatter, and the electrons they set free need some depth to build up. This is our dose
+# engine (pyRadPlan's pencil beam) in plain water, 10 × 10 cm field, 6 MV, source 100 cm from the surface.
+#
+# **Predict.** How many percent of the maximum are left at 10 cm?
+
+# %%
+depth_cm, dose_percent = depth_dose_in_water()
+percent_per_mm = float((np.interp(5, depth_cm, dose_percent) - np.interp(10, depth_cm, dose_percent)) / 50)
+figures.draw_depth_dose(depth_cm, dose_percent, f"Dose peaks at {10 * depth_cm[dose_percent.argmax()]:.0f} mm, then each mm of water "
+                        f"costs {percent_per_mm:.2f} % (mean of 5 to 10 cm)")
+
+# %% [markdown]
+# **Read.** Published tables give about 67 % at 10 cm for such a field, so the engine is right within a few percent.
+#
+# The price list is now simple: a wrong HU becomes a wrong density, a wrong density a wrong depth in water, and each
+# millimetre costs the fraction above. **Predict** the costliest of these four errors.
+
+# %%
+hu, density = relative_density_table()
+errors = {"muscle 40 HU too high, 100 mm": (50, 90, 100), "skull at half its HU, 8 mm": (1000, 500, 8),
+          "air cavity filled with water, 25 mm": (-1000, 0, 25), "CBCT shading -60 HU, 150 mm": (40, -20, 150)}
+rows = []
+for name, (true_hu, wrong_hu, path_mm) in errors.items():
+    shift_mm = path_mm * float(np.interp(wrong_hu, hu, density) - np.interp(true_hu, hu, density))
+    rows.append([name, f"{abs(wrong_hu - true_hu)}", f"{shift_mm:+.1f}", f"{-percent_per_mm * shift_mm:+.1f} %"])
+Markdown(markdown(["error along one beam", "HU off", "depth in water [mm]", "dose behind it, of the maximum"], rows))
+
+# %% [markdown]
+# **Read.** The error that looks worst in HU need not matter most: what counts is HU times path. A small shading over a
+# whole head can cost more than a skull at half its HU. And with beams from all sides, only a part of the dose crosses
+# any one error.
+#
+# ## 4 · A plan
+#
+# Seven photon fields from around the head (intensity modulated, **IMRT**). The planner prescribes a dose to the target
+# volume (**PTV**) and limits for organs; an optimiser finds the fluence. All of it is our choice: the paper publishes no
+# geometry. The **DVH** (dose-volume histogram) then says which part of a structure gets at least which dose.
+
+# %%
+targets_gy = prescriptions(case)
+plan = None
+if targets_gy:
+    contours = {name: mask & body for name, mask in case.structures().items() if (mask & body).any()}
+    plan = plan_imrt(ct_hu, case.spacing_mm, contours, body, targets_gy, cfg.dose)
+    ptv = max(targets_gy, key=targets_gy.get)
+    d95_gy = float(np.percentile(plan.dose_gy[contours[ptv]], 5))
+    display(figures.draw_dose_wash(ct_hu, plan.dose_gy, contours, case.spacing_mm, plan.prescription_gy,
+                                   f"{len(plan.gantry_deg)} fields: 95 % of {ptv} get {d95_gy:.1f} Gy of {plan.prescription_gy:g} Gy"))
+else:
+    print(f"Left out: {case.name} has no prescription with a contour, so there is nothing to plan. Sections 4, 5 and 8 need one.")
+
+# %% [markdown]
+# **Read.** The colours follow the target and spare what lies beside it. A real plan has finer beamlets, and a planner who
+# argues with it for an hour. Ours is a teaching plan, but on **both** CTs it is the same plan, and that is what we test.
+#
+# ### Try it 3: D95 by hand
+#
+# $D_{95}$ is the dose that 95 % of the volume receive **at least**: the coverage of the target in one number.
+
+# %% tags=["exercise"]
+def my_d95(dose_gy):
+    """dose_gy: the dose of each voxel of a structure (n,) [Gy] -> D95 [Gy]."""
+    ...                                                      # one line
+
+
+# %% tags=["check"]
+def check_d95(d95):
+    even = np.arange(101.0)                                  # 0, 1, ..., 100 Gy
+    if d95(even) is None:
+        return "not attempted yet"
+    assert abs(d95(np.full(50, 70.0)) - 70) < 1e-9, "the same dose everywhere: D95 is that dose"
+    found = d95(even)
+    assert found < 50, f"95 % of the voxels must get more than D95, not 5 %; you said {found:.1f} Gy of 0 to 100"
+    assert abs(found - 5) < 0.6, f"of 0, 1, ..., 100 Gy, 95 % of the voxels get at least 5 Gy; you said {found:.1f}"
+    cold = np.r_[np.full(10, 20.0), np.full(90, 70.0)]
+    assert d95(cold) < 21, "10 % of this target are cold, and D95 must show it"
+    assert d95(np.r_[0.0, np.full(99, 70.0)]) > 69, "one cold voxel in a hundred is not the minimum's business"
+    return "correct"
+
+
+print(check_d95(my_d95))
+
+# %% tags=["solution"] jupyter={"source_hidden": true}
+def my_d95(dose_gy):
+    return float(np.percentile(dose_gy, 5))                  # 5 % get less, so 95 % get at least this
+
+
+print(check_d95(my_d95))
+
+# %% [markdown]
+# ## 5 · Break it: half the skull
+#
+# The usual verdict on two doses is the **gamma index** (Low et al. 1998). For each reference point, look for the nearest
+# point of the other dose, in millimetres **and** in dose, each measured in units of its criterion:
+#
+# $$ \gamma = \min_{r'} \sqrt{\frac{|r - r'|^2}{\Delta d^2} + \frac{(D(r) - D'(r'))^2}{\Delta D^2}} $$
+#
+# A point passes if $\gamma \le 1$. "2 %/2 mm" is $\Delta D$ = 2 % of the prescription and $\Delta d$ = 2 mm.
+#
+# We now damage the CT so badly that no one could miss it: every bone gets **half its HU**. Same fluence, new dose.
+#
+# **Predict.** How many percent of the points pass 2 %/2 mm?
+
+# %%
+my_guess_percent = None
+damaged_hu = np.where(ct_hu > 250, ct_hu / 2, ct_hu)
+passed = {}
+if plan is not None:
+    damaged_gy = recalculate(plan, damaged_hu)
+    settings = dict(normalisation_gy=plan.prescription_gy, cutoff_percent=cfg.dose.cutoff_percent, mode=cfg.dose.gamma_mode)
+    for percent, mm in cfg.dose.gamma_criteria:
+        result = gamma_pass_rate(plan.dose_gy, damaged_gy, case.spacing_mm, dose_percent=percent, distance_mm=mm, **settings)
+        passed[f"{percent:g} %/{mm:g} mm"] = result["pass_percent"]
+    high_percent = 100 * float((damaged_gy - plan.dose_gy).max()) / plan.prescription_gy
+    error_percent = target_dose_error(plan.dose_gy, damaged_gy, plan.prescription_gy)
+    print(f"MAE of this CT in the body: {mae_hu(ct_hu, damaged_hu, body):.0f} HU.", "Gamma:",
+          ", ".join(f"{name}: {value:.2f} %" for name, value in passed.items()), f"(n = {result['n_voxels']:,} voxels).",
+          f"You said {my_guess_percent}.")
+
+# %%
+if plan is not None:
+    percent, mm = cfg.dose.gamma_criteria[-1]
+    gamma = gamma_map(plan.dose_gy, damaged_gy, case.spacing_mm, dose_percent=percent, distance_mm=mm, **settings)
+    z_hot = figures.hottest_slice(plan.dose_gy, plan.prescription_gy)
+    loose = min(passed, key=lambda name: -passed[name])
+    display(figures.draw_comparison(
+        ct_hu, damaged_hu, plan.dose_gy, damaged_gy, gamma, case.spacing_mm, plan.prescription_gy,
+        f"Bone at half its HU passes {loose} in {passed[loose]:.1f} % of the voxels; the target's dose is off by {error_percent:.1f} % on "
+        f"average, up to {high_percent:.1f} %", z_hot, f"gamma {percent:g} %/{mm:g} mm"))
+
+# %% [markdown]
+# **Read.** A CT that any student would send back sails through. Why? Bone is thin, seven beams share the error, most voxels
+# lie far from the target where the dose is low and 2 % **of the prescription** is generous, and one may search 2 mm around
+# for a match. A gamma rate above 99 % is easily had. The paper reports such rates; so would our broken skull.
+#
+# What does discriminate: 1 %/1 mm, the mean error in the target, and the DVH of each structure.
+
+# %%
+SHOWN = ("PTV", "SpinalCord", "Brainstem", "Parotid")
+if plan is not None:
+    chosen = {name: mask for name, mask in contours.items() if name.startswith(SHOWN)}
+    curves = {name: {"plan": dvh(plan.dose_gy, mask), "bone at half its HU": dvh(damaged_gy, mask)} for name, mask in chosen.items()}
+    change_gy = float(np.percentile(damaged_gy[contours[ptv]], 5)) - d95_gy
+    display(figures.draw_dvh(curves, f"Half the bone moves D95 of {ptv} by {change_gy:+.2f} Gy", targets_gy))
+
+# %% [markdown]
+# ### Try it 4: gamma of one point
+#
+# Write the formula for one reference point and a list of points of the other dose along a line.
+
+# %% tags=["exercise"]
+def my_gamma(x_mm, dose_gy, other_x_mm, other_dose_gy, distance_mm, criterion_gy):
+    """x_mm, dose_gy: the reference point; other_*: (n,) arrays -> gamma, one number."""
+    ...                                                      # one or two lines
+
+
+# %% tags=["check"]
+def check_gamma(gamma):
+    x = np.arange(0.0, 21.0)
+    ramp, flat = 2.0 * x, np.full(21, 30.0)                  # 2 Gy for each mm; 30 Gy everywhere
+    if gamma(10.0, 20.0, x, ramp, 2.0, 1.4) is None:
+        return "not attempted yet"
+    assert abs(gamma(10.0, 20.0, x, ramp, 2.0, 1.4)) < 1e-9, "a dose compared with itself: 0"
+    assert abs(gamma(10.0, 31.4, x, flat, 2.0, 1.4) - 1) < 1e-9, "flat, 1.4 Gy off: no search helps, gamma is 1"
+    shifted = gamma(10.0, 20.0, x + 1, ramp, 2.0, 1.4)
+    assert shifted < 0.5 + 1e-9, f"steep, shifted by 1 mm: the match 1 mm away counts, so at most 1/2; you have {shifted:.2f}"
+    assert abs(shifted - 0.5) < 1e-9, "half a criterion in mm, nothing in dose: 0.5"
+    both = gamma(0.0, 30.0, np.array([1.0]), np.array([31.4]), 2.0, 1.4)
+    assert abs(both - np.sqrt(1.25)) < 1e-6, "0.5 and 1 add as sides of a right angle: the root of 0.25 + 1"
+    return "correct"
+
+
+print(check_gamma(my_gamma))
+
+# %% tags=["solution"] jupyter={"source_hidden": true}
+def my_gamma(x_mm, dose_gy, other_x_mm, other_dose_gy, distance_mm, criterion_gy):
+    squared = ((other_x_mm - x_mm) / distance_mm) ** 2 + ((other_dose_gy - dose_gy) / criterion_gy) ** 2
+    return float(np.sqrt(squared.min()))
+
+
+print(check_gamma(my_gamma))
+
+# %% [markdown]
+# ## 6 · The test patients, once
+#
+# Everything so far, in all four lessons, used training and validation patients. **This is the only cell that opens the test
+# patients.** It runs every direction and every method, plans, recalculates, and writes all numbers to `report.json`. What
+# follows only reads that file. If a number disappoints you and you go back to change a knob, the test has become a second
+# validation, and you need new patients.
+
+# %%
+report = evaluate(cases, run)
+counts = report["data"]["cases"]
+print(f"{len(report['rows']):,} numbers, each with its convention and n, from {counts['test']} test patient(s), in report.json.")
+Markdown(training_table(report))
+
+# %% [markdown]
+# ## 7 · Pictures in numbers
+#
+# Mean ± SD over test patients (no SD for a single one), never over slices. **Predict**: which direction is the hardest, and
+# does any baseline beat us somewhere? The best mean of each row is bold.
+
+# %%
+Markdown(translation_table(report, "MAE") + "\n\n" + translation_table(report, "MAE", on_grid=True))
+
+# %%
+Markdown(translation_table(report, "PSNR") + "\n\n" + translation_table(report, "SSIM"))
+
+# %%
+Markdown("**Reconstruction by the tokenizer alone**\n\n" + reconstruction_table(report) + f"\n\n**The paper beside it.** {NOT_COMPARABLE}")
+
+# %% [markdown]
+# **Read.** The paper's figures stand beside ours because readers look for them, and cannot be compared: other patients, an
+# unknown mask, an unknown window. Section 2 showed what those can do. And a phantom is cleaner than any patient.
+#
+# Where does the error sit? By the real CT's HU: air below -200, bone above 250, soft tissue between.
+
+# %%
+tissues = ("air", "soft", "bone")
+rows = []
+for source_name in sources:
+    for method in ("vaelite", "unet", "ridge", "copy"):
+        found = {t: rows_of(report, table="tissue", source=source_name, target="CT", method=method, metric=f"MAE {t}") for t in tissues}
+        if found["soft"]:
+            rows.append([source_name, method, *[f"{f[0]['mean']:.0f}" if f and f[0]["n"] else "–" for f in found.values()]])
+Markdown("MAE of the synthetic CT [HU], by tissue\n\n" + markdown(["from", "by", *tissues], rows))
+
+# %% [markdown]
+# **Read.** A mean over the body is mostly a mean over soft tissue. Bone and air are where MR is blind, and where a dose
+# calculation looks first.
+#
+# How sure is a mean over so few patients?
+
+# %%
+row = rows_of(report, table="translation", method="vaelite", source=source, target="CT", metric="MAE", convention="synthrad2023")[0]
+values = row["values"]
+if len(values) > 1:
+    half = [np.nan] + [stats.t.ppf(0.975, n - 1) * np.std(values[:n], ddof=1) / np.sqrt(n) for n in range(2, len(values) + 1)]
+    display(figures.draw_mean_against_n(values, half, "HU", f"{source} → CT: {row['mean']:.1f} HU from n = {len(values)} patients; the mean "
+                                        f"is known to ±{half[-1]:.1f} HU"))
+else:
+    print(f"One test patient: {values[0]:.1f} HU, and nothing can be said about another one. No interval from n = 1.")
+
+# %% [markdown]
+# ## 8 · Dose in numbers
+#
+# The plan is made on the real CT. The **same fluence** is calculated again on each synthetic CT. `copy` is the raw CBCT.
+
+# %%
+has_dose = bool(rows_of(report, table="gamma"))
+if has_dose:
+    display(Markdown(gamma_table(report)))
+else:
+    print("Left out: no test patient has contours with a prescription, so no dose was calculated.")
+
+# %%
+if has_dose:
+    rates = {}
+    for row in rows_of(report, table="gamma"):
+        criterion = row["metric"].removeprefix("gamma ").replace("%/", " %/").replace("mm", " mm")
+        rates.setdefault(f"{row['source']} by {row['method']}", {})[criterion] = row["mean"]
+    first, last = cfg.dose.gamma_criteria[0], cfg.dose.gamma_criteria[-1]
+    spreads = [max(r[f"{p:g} %/{mm:g} mm"] for r in rates.values()) - min(r[f"{p:g} %/{mm:g} mm"] for r in rates.values()) for p, mm in (first, last)]
+    display(figures.draw_pass_rates(rates, f"The methods lie {spreads[0]:.1f} points apart at {first[0]:g} %/{first[1]:g} mm, {spreads[1]:.1f} "
+                                    f"at {last[0]:g} %/{last[1]:g} mm: the strict criterion tells them apart"))
+
+# %% [markdown]
+# **Predict.** Does a lower MAE of the image mean a lower error of the dose?
+
+# %%
+if has_dose:
+    points = []
+    for row in rows_of(report, table="dose", metric="MAE_target"):
+        image = rows_of(report, table="translation", method=row["method"], source=row["source"], target="CT", metric="MAE",
+                        convention="synthrad2023")[0]
+        by_case = dict(zip(image["cases"], image["values"]))
+        points += [(row["method"], row["source"], by_case[name], value) for name, value in zip(row["cases"], row["values"])]
+    rank = stats.spearmanr([p[2] for p in points], [p[3] for p in points]).statistic if len(points) > 2 else float("nan")
+    display(figures.draw_error_against_dose(points, f"Image error and dose error: rank correlation {rank:.2f} over {len(points)} "
+                                            "synthetic CTs"))
+
+# %% [markdown]
+# **Read.** Signs decide. Noise of ±100 HU cancels along a beam; a bias of 30 HU adds up. MAE forgets the sign.
+#
+# Now one test patient, structure by structure, from the doses that `evaluate` has kept.
+
+# %%
+if has_dose:
+    row = rows_of(report, table="dose", method="vaelite")[-1]
+    tested = next(c for c in cases if c.name == row["cases"][0])
+    doses = load_doses(run, tested.name)
+    tested_masks = {n: m & tested.mask() for n, m in tested.structures().items() if n.startswith(SHOWN) and (m & tested.mask()).any()}
+    shown = {"plan": "CT", "vaelite": f"vaelite/{row['source']}", "U-Net": f"unet/{row['source']}", "copy of CBCT": "copy/CBCT"}
+    curves = {n: {label: dvh(doses[key], m) for label, key in shown.items() if key in doses} for n, m in tested_masks.items()}
+    top = max(prescriptions(tested), key=prescriptions(tested).get)
+    difference_gy = float(np.percentile(doses[shown["vaelite"]][tested_masks[top]], 5) - np.percentile(doses["CT"][tested_masks[top]], 5))
+    display(figures.draw_dvh(curves, f"{tested.name}, CT made from {row['source']}: D95 of {top} is {difference_gy:+.2f} Gy from the plan's",
+                             prescriptions(tested)))
+
+# %%
+if has_dose:
+    display(Markdown(dvh_table(report, "vaelite")))
+
+# %% [markdown]
+# ### A dose from elsewhere
+#
+# Some data sets come with the dose that was really planned. Ours need not agree with it: other beams, other limits, another
+# engine. But both should be plans that a physicist recognises.
+
+# %%
+published_gy = tested.published_dose_gy() if has_dose else None
+if published_gy is not None:
+    curves = {n: {"our plan": dvh(doses["CT"], m), "published": dvh(published_gy, m)} for n, m in tested_masks.items()}
+    levels = prescriptions(tested)
+    ours, theirs = ({(r["structure"], r["metric"]): r["value"] for r in dvh_metrics(d, tested_masks, levels)} for d in (doses["CT"], published_gy))
+    display(figures.draw_dvh(curves, f"{tested.name}: D95 of {top} is {ours[top, 'D95']:.1f} Gy in our plan and {theirs[top, 'D95']:.1f} Gy in the "
+                             "published one", levels))
+else:
+    print("Left out: this data set has no published dose (OpenKBP has; see the README).")
+
+# %% [markdown]
+# ### Explore: where is the dose wrong?
+
+# %%
+def draw_dose(ct_hu, doses, masks, spacing_mm, prescription_gy, cutoff_percent, synthetic_ct, view, slice_number):
+    reference_gy, evaluated_gy = doses["CT"], doses[synthetic_ct]
+    if view == "dose":
+        mean_gy = evaluated_gy[slice_number].max()
+        return figures.draw_dose_wash(ct_hu, evaluated_gy, masks, spacing_mm, prescription_gy,
+                                      f"{synthetic_ct}: at most {mean_gy:.1f} Gy in this slice", slice_number)
+    if view == "difference":
+        worst = 100 * np.abs(evaluated_gy - reference_gy)[slice_number].max() / prescription_gy
+        return figures.draw_dose_difference(ct_hu, reference_gy, evaluated_gy, spacing_mm, prescription_gy,
+                                            f"{synthetic_ct}: up to {worst:.1f} % off in this slice", slice_number)
+    percent = mm = float(view.split()[1])                    # "gamma 2 %/2 mm"; only slices near enough to matter
+    reach = int(np.ceil(2 * mm / spacing_mm[0])) + 1
+    slab = slice(max(0, slice_number - reach), slice_number + reach + 1)
+    gamma = np.full_like(ct_hu, np.nan)
+    gamma[slab] = gamma_map(reference_gy[slab], evaluated_gy[slab], spacing_mm, dose_percent=percent, distance_mm=mm, mode="global",
+                            normalisation_gy=prescription_gy, cutoff_percent=cutoff_percent)
+    counted = gamma[slice_number][np.isfinite(gamma[slice_number])]
+    return figures.draw_gamma(ct_hu, gamma, spacing_mm, f"{synthetic_ct}, {view}: {100 * np.mean(counted <= 1):.1f} % of this slice pass",
+                              slice_number)
+
+
+# %%
+panel = None
+if has_dose:
+    prescription_gy = max(prescriptions(tested).values())
+    reached = np.flatnonzero((doses["CT"] >= 0.1 * prescription_gy).any((1, 2)))
+    hot = figures.hottest_slice(doses["CT"], prescription_gy)
+    panel = explore(partial(draw_dose, tested.volume("CT"), doses, tested_masks, tested.spacing_mm, prescription_gy, cfg.dose.cutoff_percent),
+                    "Which synthetic CT has the largest dose error in the target, and at which gamma criterion do you see it?",
+                    synthetic_ct=widgets.Dropdown(options=[name for name in doses if name != "CT"], value=f"vaelite/{row['source']}"),
+                    view=["difference", "dose", "gamma 3 %/3 mm", "gamma 2 %/2 mm", "gamma 1 %/1 mm"],
+                    slice_number=widgets.IntSlider(hot, int(reached[0]), int(reached[-1])))
+panel
+
+# %% [markdown]
+# ## 9 · The report card
+#
+# The questions a clinic would ask. The answers are computed from `report.json`; where a baseline wins, it says so.
+
+# %%
+card = report_card(report)
+Markdown(markdown(["question", "answer", "in numbers"], [[line["question"], line["answer"], line["numbers"]] for line in card]))
+
+# %%
+show_source(report_card)
+
+# %% [markdown]
+# ## Check yourself
+#
+# 1. Two papers report CBCT → CT: 40 HU and 60 HU. Which method is better? (Unknown: which mask, which patients? Section 2.)
+# 2. A synthetic CT passes gamma 2 %/2 mm with 99.9 %. What do you ask next? (Section 5.)
+# 3. A beam crosses 3 mm of water too much. By how many Gy is a dose of 70 Gy behind it wrong? Give a positive number; use the
+#    price of a millimetre from section 3. The next cell verifies it.
+
+# %%
+my_answer_gy = None
+truth_gy = 70 * 3 * percent_per_mm / 100
+if my_answer_gy is None:
+    print("not attempted yet")
+else:
+    print("correct" if abs(my_answer_gy - truth_gy) < 0.1 * truth_gy else f"no: {percent_per_mm:.2f} % for each mm, 3 mm, of 70 Gy")
+
+# %% [markdown]
+# ## So: is it good enough for dose?
+
+# %%
+for line in card:
+    print(f"{line['question']:<66} {line['answer']}")
+print(f"n = {counts['test']} test patient(s) of {report['data']['name']}. Research and teaching; nothing here is fit for treatment.")
+
+# %% [markdown]
+# **What we did.** We judged one run on patients it had never seen: images under named conventions, dose on the same fluence,
+# DVH, gamma at three criteria, each beside its baselines. All numbers are in `report.json`, the doses in `dose/`.
+#
+# **What it cannot do.** A pencil beam does not model electrons at air cavities, so its dose there is wrong on both CTs alike.
+# A few test patients give wide intervals. A phantom has no metal, no motion and no surprises, and what passes on it is no
+# clinical evidence.
+#
+# **Next.** Repeat all four lessons on real CTs (`make run-all DATA=data/openkbp`, see the README) or on your own case
+# folders. Then change one knob in a profile, and see which line of the report card moves.
