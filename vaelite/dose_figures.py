@@ -24,6 +24,7 @@ STRUCTURE_COLOURS = {
 }
 DOSE_STYLES = ("-", "--", ":", "-.", (0, (1, 3)), (0, (6, 2, 1, 2, 1, 2)))
 METHOD_COLOURS = {"vaelite": "#D55E00", "unet": "#000000", "ridge": "#56B4E9", "copy": "#999999"}    # as in `figures`; a test compares
+METHOD_NAMES = {"unet": "U-Net"}
 SOURCE_MARKERS = {"CBCT": "o", "T1c": "s", "T2w": "^"}
 SOURCE_STYLES = {"CBCT": "-", "T1c": "--", "T2w": ":"}
 WIDTH_IN, DPI = 7.0, 100                                     # 700 px: sharp on a page, still readable on a phone
@@ -156,7 +157,8 @@ def draw_pass_rates(rates: dict[str, dict[str, float]], title: str) -> Figure:
     figure, axes = new_figure(4.2)
     for name, of_dose in rates.items():
         source, _, method = name.partition(" by ")
-        axes.plot([criteria.index(c) for c in of_dose], list(of_dose.values()), SOURCE_STYLES.get(source, "-."), label=name,
+        label = f"{source} by {METHOD_NAMES.get(method, method)}" if method else name
+        axes.plot([criteria.index(c) for c in of_dose], list(of_dose.values()), SOURCE_STYLES.get(source, "-."), label=label,
                   marker=SOURCE_MARKERS.get(source, "D"), color=METHOD_COLOURS.get(method, "0.3"))
     lowest = min(value for of_dose in rates.values() for value in of_dose.values())
     axes.axhline(99, color="0.6", linewidth=0.8)
@@ -175,7 +177,7 @@ def draw_error_against_dose(points: list[tuple[str, str, float, float]], title: 
     for method, source, mae_hu, dose_percent in points:
         axes.plot(mae_hu, dose_percent, SOURCE_MARKERS.get(source, "D"), color=METHOD_COLOURS.get(method, "0.3"), markersize=8, alpha=0.8)
     methods, sources = (list(dict.fromkeys(point[i] for point in points)) for i in (0, 1))
-    handles = [Line2D([], [], color=METHOD_COLOURS.get(m, "0.3"), linewidth=4, label=m) for m in methods]
+    handles = [Line2D([], [], color=METHOD_COLOURS.get(m, "0.3"), linewidth=4, label=METHOD_NAMES.get(m, m)) for m in methods]
     handles += [Line2D([], [], marker=SOURCE_MARKERS.get(s, "D"), color="0.3", linestyle="", label=f"from {s}") for s in sources]
     axes.legend(handles=handles, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     axes.set(xlabel="MAE of the synthetic CT in the body [HU]", ylabel="MAE_target [% of the prescription]", xlim=(0, None), ylim=(0, None))
@@ -188,13 +190,11 @@ def draw_mean_against_n(values: list[float], half_width: list[float], unit: str,
     """The mean over the first n patients and its 95 % interval; half_width[i] belongs to n = i + 1 (nan for n = 1)."""
     n = np.arange(1, len(values) + 1)
     mean, half = np.cumsum(values) / n, np.asarray(half_width, float)
-    figure, axes = new_figure(3.6)
-    axes.plot(n, values, "o", color="0.6", label="one patient")
-    axes.plot(n, mean, color="#0072B2", linewidth=2, label="mean of the first n")
-    axes.fill_between(n, mean - half, mean + half, color="#0072B2", alpha=0.18, label="95 % interval of that mean")
-    axes.set(xlabel="patients n", ylabel=f"MAE in the body [{unit}]", xticks=n)
-    low, high = min(values), max(values)
-    axes.set_ylim(max(0.0, low - 2.0 * (high - low + 1)), high + 2.0 * (high - low + 1))
+    figure, axes = new_figure(3.4)
+    axes.plot(n - 0.08, values, "o", color="0.6", label="one patient")
+    axes.errorbar(n, mean, np.nan_to_num(half), fmt="s-", color="#0072B2", capsize=4, label="mean of the first n, 95 % interval")
+    axes.set(xlabel="patients n [1]", ylabel=f"MAE in the body [{unit}]", xticks=n, xlim=(0.5, len(values) + 0.5))
+    axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]))
     axes.legend(fontsize=9, frameon=False)
     axes.grid(color="0.92")
     set_finding(axes, title)

@@ -285,7 +285,8 @@ def report_card(report: dict[str, Any]) -> list[dict[str, str]]:
     for metric in dict.fromkeys(row["metric"] for row in gammas):
         lowest = {row["source"]: min(row["values"]) for row in gammas if row["metric"] == metric}
         worst = min(lowest, key=lowest.get)
-        card.append({"question": f"{metric.replace('%/', ' %/').replace('mm', ' mm')}: above 99 % for every patient and source?",
+        spaced = metric.replace("%/", " %/").removesuffix("mm") + " mm"
+        card.append({"question": f"{spaced}: above 99 % for every patient and source?",
                      "answer": "yes" if lowest[worst] > 99 else "no",
                      "numbers": f"lowest {lowest[worst]:.2f} %, from {worst} (n = {gammas[0]['n']})"})
     for source in dict.fromkeys(source for source, _ in dose_methods(report)):

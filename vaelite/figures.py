@@ -329,7 +329,7 @@ def draw_influence(influences: Mapping[str, Any], token: tuple[int, int], findin
         ax.set_title(f"{title}: {used} of {relative.size} tokens", fontsize=9)
         plain_axes(ax, "column of tokens [1]", "row of tokens [1]")
         ax.grid(False)
-    figure.colorbar(image, ax=axes, label="influence, relative to the largest [1]", shrink=0.8)
+    figure.colorbar(image, ax=axes, label="relative influence [1]", shrink=0.8)
     if finding:
         headline(figure, finding)
     return figure
@@ -384,8 +384,8 @@ def draw_direction_matrix(errors: Mapping[str, Mapping[str, float]]) -> Figure:
         better = f"better in {(ratio < 1).sum()} of {np.isfinite(ratio).sum()}"
         ax.set_title(name if matrix is base else f"{name}: {better}", fontsize=9)
     axes[0, 0].set_ylabel("source", fontsize=9)
-    figure.colorbar(image, ax=axes, label=f"error / error of {names[0]} [1]", shrink=0.9)
     if len(methods) > 1:
+        figure.colorbar(image, ax=axes, label=f"error / error of {names[0]} [1]", shrink=0.9)
         share = 100 * np.nanmedian(table[methods[-1]] / base)
         headline(figure, f"The {names[-1]} leaves {share:.0f} % of the error of {names[0]} (median of directions)")
     else:

@@ -23,7 +23,7 @@ class DataConfig:
     """Size of the slices the models see, and the number of patients of the phantom cohort made for the profile."""
 
     size: int = 128                                          # pixels in plane; other grids are resized and padded to it
-    cases: int = 36
+    cases: int = 32
 
 
 @dataclass(frozen=True)

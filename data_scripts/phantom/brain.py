@@ -45,7 +45,7 @@ def atlas_folder() -> Path:
     folder = Path(spec.submodule_search_locations[0]) / "datasets" / "data" if spec else None
     if folder is None or not (folder / MAP_FILE.format("gm")).is_file():
         raise FileNotFoundError("the phantom's brain needs the MNI152 maps that the nilearn package ships "
-                                f"({MAP_FILE.format('gm')}): run  pip install nilearn==0.14.1  or  make setup")
+                                f"({MAP_FILE.format('gm')}): run  pip install nilearn==0.14.1 (or make .venv)")
     return folder
 
 

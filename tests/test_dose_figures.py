@@ -1,0 +1,116 @@
+"""Pictures of dose: what they show is what was computed, and every axis says its quantity and unit."""
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from vaelite import dose_figures, figures
+from vaelite.dose import dvh
+from vaelite.dose_figures import (draw_comparison, draw_depth_dose, draw_dose_difference, draw_dose_wash, draw_dvh,
+                                  draw_error_against_dose, draw_gamma, draw_mean_against_n, draw_pass_rates)
+from vaelite.errors import VaeliteError
+
+SHAPE, SPACING_MM = (10, 24, 20), (3.0, 2.0, 2.0)
+
+
+@pytest.fixture(scope="module")
+def patient() -> dict:
+    """A cylinder of water with a hot ball in it, and the same dose 2 % higher."""
+    z, y, x = np.meshgrid(*(np.arange(n) for n in SHAPE), indexing="ij")
+    ct_hu = np.where(np.hypot(y - 12, x - 10) < 9, 30.0, -1000.0).astype(np.float32)
+    radius = np.sqrt(((z - 6) * 3) ** 2 + ((y - 12) * 2) ** 2 + ((x - 10) * 2) ** 2)
+    dose_gy = (70 * np.exp(-((radius / 14) ** 4))).astype(np.float32)
+    masks = {"PTV": radius < 8, "SpinalCord": (np.hypot(y - 17, x - 10) < 2)}
+    gamma = np.where(dose_gy > 7, np.abs(dose_gy - 60) / 30, np.nan)
+    return {"ct": ct_hu, "dose": dose_gy, "higher": dose_gy * np.float32(1.02), "masks": masks, "gamma": gamma}
+
+
+def all_figures(p: dict) -> dict:
+    curves = {name: {"plan": dvh(p["dose"], m), "other": dvh(p["higher"], m)} for name, m in p["masks"].items()}
+    return {
+        "dvh": draw_dvh(curves, "finding", {"PTV": 70.0}),
+        "wash": draw_dose_wash(p["ct"], p["dose"], p["masks"], SPACING_MM, 70.0, "finding"),
+        "difference": draw_dose_difference(p["ct"], p["dose"], p["higher"], SPACING_MM, 70.0, "finding"),
+        "gamma": draw_gamma(p["ct"], p["gamma"], SPACING_MM, "finding", 6),
+        "comparison": draw_comparison(p["ct"], p["ct"], p["dose"], p["higher"], p["gamma"], SPACING_MM, 70.0, "finding", 6),
+        "depth": draw_depth_dose(np.linspace(0.1, 30, 50), np.linspace(100, 20, 50), "finding"),
+        "rates": draw_pass_rates({"CBCT by unet": {"2 %/2 mm": 99.0, "1 %/1 mm": 90.0}}, "finding"),
+        "points": draw_error_against_dose([("vaelite", "CBCT", 40.0, 0.5), ("copy", "T1c", 90.0, 2.0)], "finding"),
+        "mean": draw_mean_against_n([40.0, 50.0, 45.0], [np.nan, 60.0, 12.0], "HU", "finding"),
+    }
+
+
+UNIT = re.compile(r"\[(Gy|%|HU|cm|1|% of .+)\]|^mm$|gamma \[1\]|criterion")
+
+
+def test_every_axis_and_colour_bar_names_quantity_and_unit(patient):
+    for name, figure in all_figures(patient).items():
+        for axes in figure.axes:
+            labels = [text for text in (axes.get_xlabel(), axes.get_ylabel()) if text]
+            hidden = not axes.xaxis.label.get_visible() or bool(axes.get_images())
+            assert labels or hidden, f"{name}: an axis without a label"
+            for text in labels:
+                assert UNIT.search(text), f"{name}: '{text}' has no unit"
+
+
+def test_every_figure_states_its_finding_and_can_be_saved(patient, tmp_path):
+    for name, figure in all_figures(patient).items():
+        titles = [figure.get_suptitle(), *(axes.get_title(where) for axes in figure.axes for where in ("left", "center"))]
+        assert "finding" in titles, name
+        figure.savefig(tmp_path / f"{name}.png")
+        assert (tmp_path / f"{name}.png").stat().st_size > 3000
+
+
+def test_the_dvh_shows_exactly_what_was_computed(patient):
+    expected = dvh(patient["dose"], patient["masks"]["PTV"])
+    figure = draw_dvh({"PTV": {"plan": expected}}, "finding")
+    drawn = figure.axes[0].lines[0].get_xydata()
+    assert np.array_equal(drawn[:, 0], expected[0]) and np.array_equal(drawn[:, 1], expected[1])
+    assert drawn[0, 1] == 100 and drawn[-1, 1] == 0
+
+
+def test_one_colour_a_structure_and_one_style_a_dose(patient):
+    lines = all_figures(patient)["dvh"].axes[0].lines[:4]
+    assert lines[0].get_color() == lines[1].get_color() != lines[2].get_color()
+    assert lines[0].get_linestyle() == lines[2].get_linestyle() == "-" != lines[1].get_linestyle()
+
+
+def test_a_dvh_of_nothing_is_refused():
+    with pytest.raises(VaeliteError, match="no structure"):
+        draw_dvh({}, "finding")
+
+
+def test_the_difference_is_in_percent_of_the_prescription_and_centred_on_zero(patient):
+    p = patient
+    image = draw_dose_difference(p["ct"], p["dose"], p["higher"], SPACING_MM, 70.0, "finding", z=6).axes[0].get_images()[-1]
+    low, high = image.get_clim()
+    assert low == -high
+    hottest = float(np.nanmax(image.get_array()))
+    assert hottest == pytest.approx(100 * 0.02 * patient["dose"].max() / 70, rel=1e-5)
+    assert image.get_array().mask.any(), "below 10 % of the prescription the anatomy shows"
+
+
+def test_the_passing_limit_is_the_middle_of_the_gamma_colours(patient):
+    image = all_figures(patient)["gamma"].axes[0].get_images()[-1]
+    assert sum(image.get_clim()) / 2 == 1
+
+
+def test_pictures_are_true_to_scale(patient):
+    axes = all_figures(patient)["wash"].axes
+    for panel, height_mm in zip(axes[:2], (SHAPE[1] * 2.0, SHAPE[0] * 3.0)):
+        left, right, bottom, top = panel.get_images()[0].get_extent()
+        assert (right - left, bottom - top) == (SHAPE[2] * 2.0, height_mm)
+        assert panel.get_aspect() in ("equal", 1)
+
+
+def test_the_coronal_view_has_the_head_on_top(patient):
+    ct_hu = patient["ct"].copy()
+    ct_hu[-1] = 1000                                         # the top slice is all bone
+    figure = draw_dose_wash(ct_hu, patient["dose"], {}, SPACING_MM, 70.0, "finding")
+    assert (figure.axes[1].get_images()[0].get_array()[0] == 1000).all()
+
+
+def test_methods_have_the_colours_they_have_in_all_other_figures():
+    assert dose_figures.METHOD_COLOURS.items() <= figures.METHOD_COLOURS.items()

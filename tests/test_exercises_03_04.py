@@ -1,0 +1,107 @@
+"""The exercises of lessons 03 and 04: stubs wait, solutions pass, and plausible wrong answers are told apart."""
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import jupytext
+import numpy as np
+import pytest
+
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+
+
+def exercises(stem: str) -> dict[str, dict[str, str]]:
+    """{name of the student's function: {"exercise": source, "check": source, "solution": source}}."""
+    found, current = {}, {}
+    for cell in jupytext.read(NOTEBOOKS / f"{stem}.py").cells:
+        for step in {"exercise", "check", "solution"} & set(cell.metadata.get("tags", [])):
+            current[step] = cell.source
+            if step == "solution":
+                name = current["exercise"].split("def ")[1].split("(")[0]
+                found[name], current = current, {}
+    return found
+
+
+ALL = exercises("03_decoder_finetune") | exercises("04_eval_dosimetry")
+
+
+def run(name: str, *steps: str) -> dict:
+    """Run cells of one exercise in an empty notebook that has numpy."""
+    scope = {"np": np}
+    for step in steps:
+        exec(ALL[name][step], scope)
+    return scope
+
+
+def check_of(name: str):
+    scope = run(name, "exercise", "check")
+    return next(value for key, value in scope.items() if key.startswith("check_"))
+
+
+def first(errors):
+    return {name: "finetuned" for name in errors}
+
+
+WRONG = {
+    "my_best_constant": {
+        "mean": lambda s: float(np.mean(s)), "middle of the range": lambda s: (s.min() + s.max()) / 2, "zero": lambda s: 0.0,
+        "minimum": lambda s: float(s.min()), "first": lambda s: float(s[0])},
+    "my_ssim": {
+        "no factors 2": lambda a, b, v, w, c, c1=1e-4, c2=1e-4: (a * b + c1) / (a**2 + b**2 + c1) * (c + c2) / (v + w + c2),
+        "brightness only": lambda a, b, v, w, c, c1=1e-4, c2=1e-4: (2 * a * b + c1) / (a**2 + b**2 + c1),
+        "structure only": lambda a, b, v, w, c, c1=1e-4, c2=1e-4: (2 * c + c2) / (v + w + c2),
+        "correlation": lambda a, b, v, w, c, c1=1e-4, c2=1e-4: (2 * a * b + c1) / (a**2 + b**2 + c1) * (c + c2) / (math.sqrt(v * w) + c2),
+        "sum": lambda a, b, v, w, c, c1=1e-4, c2=1e-4: ((2 * a * b + c1) / (a**2 + b**2 + c1) + (2 * c + c2) / (v + w + c2)) / 2,
+        "constants below only": lambda a, b, v, w, c, c1=1e-4, c2=1e-4: 4 * a * b * c / ((a**2 + b**2 + c1) * (v + w + c2))},
+    "my_choice": {
+        "always the new one": first,
+        "the larger error": lambda errors: {name: max(e, key=e.get) for name, e in errors.items()},
+        "one for all": lambda errors: dict.fromkeys(errors, min(("mapped", "finetuned"), key=lambda m: sum(e[m] for e in errors.values()))),
+        "only the better ones": lambda errors: {name: "finetuned" for name, e in errors.items() if e["finetuned"] < e["mapped"]},
+        "from memory": lambda errors: {name: "mapped" if name == "CBCT>CT" else "finetuned" for name in errors}},
+    "my_body_mae": {
+        "multiplied": lambda mae, f: mae * f, "the same": lambda mae, f: mae, "the rest": lambda mae, f: mae / (1 - f + 1e-12),
+        "root": lambda mae, f: mae / math.sqrt(f), "added": lambda mae, f: mae * (2 - f)},
+    "my_transmission": {
+        "grows": lambda mu, d: math.exp(np.dot(mu, d)), "linear": lambda mu, d: 1 - np.dot(mu, d),
+        "sums multiplied": lambda mu, d: math.exp(-sum(mu) * sum(d)), "mean coefficient": lambda mu, d: math.exp(-np.mean(mu) * sum(d)),
+        "fractions added": lambda mu, d: sum(math.exp(-m * t) for m, t in zip(mu, d)), "last layer": lambda mu, d: math.exp(-mu[-1] * d[-1]),
+        "powers of ten": lambda mu, d: 10 ** -float(np.dot(mu, d))},
+    "my_d95": {
+        "95th percentile": lambda d: np.percentile(d, 95), "95 % of the mean": lambda d: 0.95 * d.mean(), "minimum": lambda d: d.min(),
+        "median": lambda d: np.median(d), "mean": lambda d: d.mean(), "95 % of the maximum": lambda d: 0.95 * d.max()},
+    "my_gamma": {
+        "no search": lambda x, d, ox, od, mm, gy: abs(np.interp(x, ox, od) - d) / gy,
+        "no root": lambda x, d, ox, od, mm, gy: (((ox - x) / mm) ** 2 + ((od - d) / gy) ** 2).min(),
+        "sum of absolutes": lambda x, d, ox, od, mm, gy: (abs(ox - x) / mm + abs(od - d) / gy).min(),
+        "maximum": lambda x, d, ox, od, mm, gy: np.sqrt((((ox - x) / mm) ** 2 + ((od - d) / gy) ** 2).max()),
+        "distance ignored": lambda x, d, ox, od, mm, gy: (abs(od - d) / gy).min(),
+        "criteria swapped": lambda x, d, ox, od, mm, gy: np.sqrt((((ox - x) / gy) ** 2 + ((od - d) / mm) ** 2).min()),
+        "smaller of the two": lambda x, d, ox, od, mm, gy: np.maximum(abs(ox - x) / mm, abs(od - d) / gy).min()},
+}
+
+
+def test_every_exercise_has_its_wrong_answers_here():
+    assert set(WRONG) == set(ALL)
+    assert all(len(wrong) >= 3 for wrong in WRONG.values())
+    assert len(exercises("03_decoder_finetune")) >= 2 and len(exercises("04_eval_dosimetry")) >= 2
+
+
+@pytest.mark.parametrize("name", sorted(ALL))
+def test_a_stub_is_not_attempted_yet(name, capsys):
+    run(name, "exercise", "check")
+    assert capsys.readouterr().out == "not attempted yet\n"
+
+
+@pytest.mark.parametrize("name", sorted(ALL))
+def test_the_solution_passes_its_own_check(name, capsys):
+    run(name, "exercise", "check", "solution")
+    assert capsys.readouterr().out == "not attempted yet\ncorrect\n"
+
+
+@pytest.mark.parametrize(("name", "answer"), [(name, answer) for name in sorted(WRONG) for answer in WRONG[name]])
+def test_a_plausible_wrong_answer_is_rejected_with_a_hint(name, answer):
+    with pytest.raises(AssertionError) as refused:
+        check_of(name)(WRONG[name][answer])
+    assert len(str(refused.value)) > 20, "the hint says something"
