@@ -14,9 +14,9 @@
 # %% [markdown]
 # # 03 · Can we sharpen without inventing?
 #
-# Lesson 02 left us with slices of the right modality that look soft. It is easy to make a soft picture look sharp: any
-# photo editor does it. The question is whether the new detail is **true**. This lesson finds out where the softness comes
-# from, trains the decoder once more against it, and then tries to catch the result lying.
+# Lesson 02 left us with slices of the right modality that look soft. It is easy to make a soft picture look sharp:
+# any photo editor does it. The question is whether the new detail is **true**. This lesson finds out where the
+# softness comes from, trains the decoder once more against it, and then tries to catch the result lying.
 #
 # | | |
 # |---|---|
@@ -45,7 +45,8 @@ from vaelite.cases import load_cases
 from vaelite.decoder import GuidedDecoder
 from vaelite.evaluation import direction_errors, lesion_response, plant_lesions, radial_power, reconstruct, thinned
 from vaelite.explore import explore, show_source
-from vaelite.figures import DISPLAYS, METHOD_COLOURS, draw_slices, draw_training, draw_translations, headline, new_figure, plain_axes
+from vaelite.figures import (DISPLAYS, METHOD_COLOURS, draw_slices, draw_training, draw_translations, headline,
+                             new_figure, plain_axes)
 from vaelite.intensity import MODALITIES
 from vaelite.losses import image_loss, ssim_2d
 from vaelite.profiles import profile
@@ -78,14 +79,16 @@ x_source, x_target = (held_out.x[both, MODALITIES.index(m)].float() for m in (so
 mask = held_out.mask[both]
 tokenizer = torch.from_numpy(reconstruct(start, x_target.numpy()))
 mapped = start.slices(x_source[:, None], source, target, "mapped")[:, 0]
-draw_translations(source, x_source[row], target, x_target[row], {"tokenizer": tokenizer[row], "mapped": mapped[row]}, pixel_mm,
-                  mask[row])
+draw_translations(source, x_source[row], target, x_target[row], {"tokenizer": tokenizer[row], "mapped": mapped[row]},
+                  pixel_mm, mask[row])
 
 # %% [markdown]
-# **Look.** The last picture is the truth. *Tokenizer* decodes the truth's own latents: a perfect mapper would get there and
-# no further, as long as the decoder stays what it is. *Mapper* decodes what lesson 02 guessed from the source.
+# **Look.** The last picture is the truth. *Tokenizer* decodes the truth's own latents: a perfect mapper would get
+# there and no further, as long as the decoder stays what it is. *Mapper* decodes what lesson 02 guessed from the
+# source.
 #
-# So there are two errors in the second picture: what the latents **cannot hold** and what the mapper **did not know**.
+# So there are two errors in the second picture: what the latents **cannot hold** and what the mapper **did not
+# know**.
 #
 # **Predict.** Over all directions: which of the two is larger, and by what factor? Write a number.
 
@@ -101,7 +104,8 @@ def error_table(errors):
     lines, methods = [], list(next(iter(errors.values())))
     for name, of_method in errors.items():
         display = DISPLAYS[name.split(">")[1]]
-        shown = [f"{e * (display.high - display.low) / 2:.{1 if display.unit == 'HU' else 2}f}" for e in of_method.values()]
+        decimals = 1 if display.unit == "HU" else 2
+        shown = [f"{error * (display.high - display.low) / 2:.{decimals}f}" for error in of_method.values()]
         best = list(of_method).index(min((m for m in of_method if m != "tokenizer"), key=of_method.get))
         shown[best] = f"**{shown[best]}**"
         lines.append([name.replace(">", " → "), display.unit, *shown])
@@ -116,16 +120,16 @@ print(f"mapper error / tokenizer error: {factors[easiest]:.1f} ({easiest}) to {f
       f"median {np.median(list(factors.values())):.1f}. You said {my_guess_factor}.")
 
 # %% [markdown]
-# **Read.** Mean absolute error inside the body, over up to 60 validation slices. A factor near 1 means that the tokenizer is the
-# bottleneck: there only a better code or a look at the source can help. A large factor means that the source does not tell
-# enough, or that the mapper has not learnt it. If you guessed the other way round, you trusted the picture: softness is
-# what the eye sees first, but a wrong grey value weighs more.
+# **Read.** Mean absolute error inside the body, over up to 60 validation slices. A factor near 1 means that the
+# tokenizer is the bottleneck: there only a better code or a look at the source can help. A large factor means that
+# the source does not tell enough, or that the mapper has not learnt it. If you guessed the other way round, you
+# trusted the picture: softness is what the eye sees first, but a wrong grey value weighs more.
 #
 # ## 2 · What a loss rewards
 #
-# Fine-tuning minimises a loss, and a network gives you what you reward, not what you want. So take a toy whose truth we
-# know. In MR, bone and air are both black. Say that of 100 such pixels 60 are air ($x=-1$) and 40 bone ($x=+0.2$). The
-# network cannot tell which; it must answer with **one** number $c$ for all of them.
+# Fine-tuning minimises a loss, and a network gives you what you reward, not what you want. So take a toy whose truth
+# we know. In MR, bone and air are both black. Say that of 100 such pixels 60 are air ($x=-1$) and 40 bone ($x=+0.2$).
+# The network cannot tell which; it must answer with **one** number $c$ for all of them.
 #
 # **Predict.** Which $c$ minimises the mean of $|x-c|$ (L1)? Which the mean of $(x-c)^2$ (L2)?
 
@@ -144,9 +148,9 @@ headline(figure, "L2 answers with a value that no pixel has; L1 answers with the
 figure
 
 # %% [markdown]
-# **Read.** L2 blurs: its answer lies between bone and air, where nothing is. L1 is sharp, but it turns 40 % bone into air.
-# Neither is a crime; both follow from asking for one answer where there are several. This is also why a sharp picture is no
-# proof: the sharper answer here is the one that deletes bone.
+# **Read.** L2 blurs: its answer lies between bone and air, where nothing is. L1 is sharp, but it turns 40 % bone into
+# air. Neither is a crime; both follow from asking for one answer where there are several. This is also why a sharp
+# picture is no proof: the sharper answer here is the one that deletes bone.
 #
 # ### Try it 1: the constant that L1 wants
 #
@@ -163,11 +167,13 @@ def check_best_constant(best):
     toy = np.repeat([-1.0, 0.2], [60, 40])
     if best(toy) is None:
         return "not attempted yet"
-    for samples in (toy, np.array([0.0, 1.0, 10.0]), np.array([3.0, -2.0, 5.0, 0.5, 7.0]), np.array([4.0, 0.0, 0.0, 0.0, 1.0])):
+    others = ([0.0, 1.0, 10.0], [3.0, -2.0, 5.0, 0.5, 7.0], [4.0, 0.0, 0.0, 0.0, 1.0])
+    for samples in (toy, *map(np.array, others)):
         reached = np.abs(samples - best(samples)).mean()
         possible = min(np.abs(samples - s).mean() for s in samples)
-        assert reached <= possible + 1e-9, (f"for {np.unique(samples)} you reach {reached:.3f}, but {possible:.3f} is possible. "
-                                            "Move c a little: how many samples come nearer, how many get farther?")
+        assert reached <= possible + 1e-9, (
+            f"for {np.unique(samples)} you reach {reached:.3f}, but {possible:.3f} is possible. "
+            "Move c a little: how many samples come nearer, how many get farther?")
     return "correct"
 
 
@@ -186,7 +192,8 @@ print(check_best_constant(my_best_constant))
 # L1 looks at one pixel at a time. The structural similarity looks at small windows. With the means $\mu$, variances
 # $\sigma^2$ and the covariance $\sigma_{xy}$ of the two pictures in a window (Wang et al. 2004):
 #
-# $$ \mathrm{SSIM} = \frac{2\mu_x\mu_y + C_1}{\mu_x^2 + \mu_y^2 + C_1} \cdot \frac{2\sigma_{xy} + C_2}{\sigma_x^2 + \sigma_y^2 + C_2} $$
+# $$ \mathrm{SSIM} = \frac{2\mu_x\mu_y + C_1}{\mu_x^2 + \mu_y^2 + C_1} \cdot
+#    \frac{2\sigma_{xy} + C_2}{\sigma_x^2 + \sigma_y^2 + C_2} $$
 #
 # We spoil the true slice in four ways and scale each defect until its L1 is exactly 0.02.
 #
@@ -201,14 +208,14 @@ spoilt = {name: truth + 0.02 * defect / np.abs(defect).mean() for name, defect i
 as_batch = {name: torch.as_tensor(image)[None, None].float() for name, image in (spoilt | {"truth": truth}).items()}
 similarity = {name: float(ssim_2d(as_batch[name], as_batch["truth"])) for name in spoilt}
 worst, mildest = min(similarity, key=similarity.get), max(similarity, key=similarity.get)
-draw_slices({f"{name}: SSIM {similarity[name]:.2f}": image for name, image in spoilt.items()}, target, pixel_mm,
-            f"L1 is 0.02 in all four; SSIM goes from {similarity[worst]:.2f} ({worst}) to {similarity[mildest]:.2f} ({mildest})",
-            mask[row])
+finding = f"L1 is 0.02 in all four; SSIM: {similarity[worst]:.3f} ({worst}) to {similarity[mildest]:.3f} ({mildest})"
+titled = {f"{name}: SSIM {similarity[name]:.3f}": image for name, image in spoilt.items()}
+draw_slices(titled, target, pixel_mm, finding, mask[row])
 
 # %% [markdown]
-# **Read.** The same L1, four different pictures. SSIM forgives what keeps the structure and punishes what changes it, above
-# all where the truth is flat: there $\sigma_x^2$ is small and any texture counts. We train with both,
-# L1 + 0.2 (1 - SSIM). The paper does not publish its loss; ours is a choice.
+# **Read.** The same L1, four different pictures. SSIM forgives what keeps the structure and punishes what changes it,
+# above all where the truth is flat: there $\sigma_x^2$ is small and any texture counts. We train with both, L1 + 0.2
+# (1 - SSIM). The paper does not publish its loss; ours is a choice.
 
 # %%
 show_source(image_loss)
@@ -235,7 +242,7 @@ def check_ssim(ssim):
     brighter = ssim(0.5, 1.0, 0.2, 0.2, 0.2)
     assert abs(brighter - 0.8) < 1e-3, f"twice as bright: 2 * 0.5 / (0.25 + 1) = 0.8, not {brighter:.3f}"
     assert abs(ssim(0.5, 1.0, 0.2, 0.05, 0.1) - 0.64) < 1e-3, "both at once: the two factors are multiplied"
-    assert abs(ssim(0.0, 0.0, 0.0, 0.0, 0.0) - 1) < 1e-9, "two flat, black windows are equal: c1 and c2 belong on both sides"
+    assert abs(ssim(0.0, 0.0, 0.0, 0.0, 0.0) - 1) < 1e-9, "two flat, black windows: c1 and c2 stand above and below"
     return "correct"
 
 
@@ -252,18 +259,19 @@ print(check_ssim(my_ssim))
 # %% [markdown]
 # ## 4 · Fine-tune the decoder
 #
-# The stage-1 decoder has never seen a mapped latent. A copy of it now learns to draw the target from mapped latents, with
-# the **source slice** at hand for the detail that the latents lost. VAE and mapper stay as they are. All that is new starts
-# at zero, so training starts exactly at the old decoder.
+# The stage-1 decoder has never seen a mapped latent. A copy of it now learns to draw the target from mapped latents,
+# with the **source slice** at hand for the detail that the latents lost. VAE and mapper stay as they are. All that is
+# new starts at zero, so training starts exactly at the old decoder.
 #
-# In the code: `z` mapped latents (b, k, h, w), `draft` their linear decode, `x` the source slice (b, 1, H, W) in [-1, 1].
+# In the code: `z` mapped latents (b, k, h, w), `draft` their linear decode, `x` the source slice (b, 1, H, W) in [-1,
+# 1].
 
 # %%
 show_source(GuidedDecoder.forward)
 
 # %% [markdown]
-# **Predict.** It has a look at the source, and one decoder must serve every direction. Which directions will gain most?
-# Can any **lose**?
+# **Predict.** It has a look at the source, and one decoder must serve every direction. Which directions will gain
+# most? Can any **lose**?
 
 # %%
 translator = finetune_decoder(cfg, cases, run)
@@ -272,14 +280,14 @@ draw_training(record["history"], "decoder")
 
 # %%
 finetuned = translator.slices(x_source[:, None], source, target, "finetuned")[:, 0]
-draw_translations(source, x_source[row], target, x_target[row], {"mapped": mapped[row], "finetuned": finetuned[row]}, pixel_mm,
-                  mask[row])
+draw_translations(source, x_source[row], target, x_target[row], {"mapped": mapped[row], "finetuned": finetuned[row]},
+                  pixel_mm, mask[row])
 
 # %% [markdown]
 # ## 5 · When it hurts: choose on validation
 #
-# Below, the error on the validation patients with the old decoder (`mapped`) and the new one (`finetuned`), from the run's
-# manifest. `finetune_decoder` has kept both and chosen the better one for each direction.
+# Below, the error on the validation patients with the old decoder (`mapped`) and the new one (`finetuned`), from the
+# run's manifest. `finetune_decoder` has kept both and chosen the better one for each direction.
 
 # %%
 error_table(record["metrics"]["validation_mae_unit"])
@@ -293,10 +301,10 @@ print(f"largest gain {gain[best]:+.1f} % ({best}), smallest {gain[worst]:+.1f} %
       f"the old decoder is kept in {len(kept)} of {len(choice)} directions{': ' if kept else ''}{', '.join(kept)}")
 
 # %% [markdown]
-# **Read.** Where fine-tuning loses, it has usually seen too few steps, or source and target are nearly the same picture and
-# every change is a change for the worse. With the smoke profile the old decoder wins often: 60 steps are no training. The
-# choice uses patients that trained nothing, and that lesson 04 will not use again. Chosen on the test patients, the same
-# table would flatter us: the better of two noisy numbers is always too good.
+# **Read.** Where fine-tuning loses, it has usually seen too few steps, or source and target are nearly the same
+# picture and every change is a change for the worse. With the smoke profile the old decoder wins often: 60 steps are
+# no training. The choice uses patients that trained nothing, and that lesson 04 will not use again. Chosen on the
+# test patients, the same table would flatter us: the better of two noisy numbers is always too good.
 #
 # ### Try it 3: choose
 #
@@ -335,10 +343,11 @@ print(check_choice(my_choice))
 # %% [markdown]
 # ## 6 · Sharpness, measured
 #
-# Sharp means: much power at high spatial frequencies. We take the power spectrum of each slice, average it over rings of
-# equal frequency, and divide by the spectrum of the truth. 100 % is as sharp as the truth.
+# Sharp means: much power at high spatial frequencies. We take the power spectrum of each slice, average it over rings
+# of equal frequency, and divide by the spectrum of the truth. 100 % is as sharp as the truth.
 #
-# **Predict.** At which frequency does the mapped slice lose half of its power? A latent pixel is `factor` pixels wide.
+# **Predict.** At which frequency does the mapped slice lose half of its power? A latent pixel is `factor` pixels
+# wide.
 
 # %%
 frequency, true_power = radial_power(x_target, mask, pixel_mm)
@@ -356,8 +365,8 @@ ax.axhline(100, color="0.7", linewidth=1)
 plain_axes(ax, "spatial frequency [1/mm]  (grey: Nyquist frequency of the latent grid)", "power [% of the truth]")
 ax.set_ylim(0, max(130, 1.05 * max(values.max() for values in share.values())))
 ax.legend(fontsize=9)
-headline(figure, f"{source} → {target}, finest detail: mapped has {fine_share['mapped']:.0f} % of the truth's power, fine-tuned "
-                 f"{fine_share['finetuned']:.0f} %, the tokenizer {fine_share['tokenizer']:.0f} %")
+headline(figure, f"{source} → {target}, fine detail: mapped has {fine_share['mapped']:.0f} % of the truth's power, "
+                 f"fine-tuned {fine_share['finetuned']:.0f} %, the tokenizer {fine_share['tokenizer']:.0f} %")
 figure
 
 # %% [markdown]
@@ -365,8 +374,8 @@ figure
 #
 # ## 7 · Break it: sharpen by cheating
 #
-# An *unsharp mask* adds a multiple of the picture's own fine detail, $y + a\,(y - \mathrm{blur}(y))$. It knows nothing of
-# the patient. One knob, three values, on all validation slices: first guess the row with the lowest error.
+# An *unsharp mask* adds a multiple of the picture's own fine detail, $y + a\,(y - \mathrm{blur}(y))$. It knows
+# nothing of the patient. One knob, three values, on all validation slices: first guess the row with the lowest error.
 
 # %%
 def sharpen(image, amount, sigma=1.0):
@@ -387,8 +396,8 @@ for amount in (0.0, 1.0, 3.0):
 Markdown(markdown(["unsharp mask a (mapped slice)", "power of fine detail, of the truth's", "MAE in the body"], lines))
 
 # %% [markdown]
-# **Read.** Power can be bought at any price. If the error rises while the power comes nearer to 100 %, the new detail is in
-# the wrong place. So never show a spectrum, or a sharp picture, without the error beside it.
+# **Read.** Power can be bought at any price. If the error rises while the power comes nearer to 100 %, the new detail
+# is in the wrong place. So never show a spectrum, or a sharp picture, without the error beside it.
 #
 # ### Explore 1: how far can you go?
 
@@ -398,24 +407,26 @@ def draw_sharpened(source, x_source, target, x_target, mapped, finetuned, pixel_
     return draw_translations(source, x_source, target, x_target, predictions, pixel_mm, mask)
 
 
-explore(partial(draw_sharpened, source, x_source[row], target, x_target[row], mapped[row], finetuned[row], pixel_mm, mask[row]),
-        "Can you find an amount that makes the mapped slice look as sharp as the real one without raising its error?",
+pictures = (x_source[row], target, x_target[row], mapped[row], finetuned[row])
+draw = partial(draw_sharpened, source, *pictures, pixel_mm, mask[row])
+explore(draw, "Which amount makes the mapped slice look as sharp as the real one, and what does it do to the error?",
         amount=widgets.FloatSlider(1.0, min=0.0, max=5.0, step=0.25))
 
 # %% [markdown]
 # ## 8 · The baseline that could win
 #
-# Three stages, latents, ridges: is it worth it? The fair rival is one modality-conditioned U-Net that maps image to image.
-# **Fair** means here: the same training slices, the same loss, the same directions drawn equally often, and the same
-# **wall time** on this machine as our three stages took together. It does not mean the same number of parameters or steps.
+# Three stages, latents, ridges: is it worth it? The fair rival is one modality-conditioned U-Net that maps image to
+# image. **Fair** means here: the same training slices, the same loss, the same directions drawn equally often, and
+# the same **wall time** on this machine as our three stages took together. It does not mean the same number of
+# parameters or steps.
 
 # %%
 budget = {name: run.stages[name]["seconds"] for name in ("vae", "mapper", "decoder")}
-print(" + ".join(f"{name} {seconds:.0f} s" for name, seconds in budget.items()), f"= {sum(budget.values()):.0f} s for the U-Net")
+print(" + ".join(f"{name} {s:.0f} s" for name, s in budget.items()), f"= {sum(budget.values()):.0f} s for the U-Net")
 train_unet(cfg, cases, run)
 translator = load_translator(run, cfg)
-Markdown(markdown(["network", "parameters", "steps", "seconds"], [
-    [name, f"{stage['parameters']:,}", f"{stage['steps']:,}", f"{stage['seconds']:.0f}"] for name, stage in run.stages.items()]))
+cost = [[name, f"{s['parameters']:,}", f"{s['steps']:,}", f"{s['seconds']:.0f}"] for name, s in run.stages.items()]
+Markdown(markdown(["network", "parameters", "steps", "seconds"], cost))
 
 # %% [markdown]
 # **Predict.** In how many directions does the U-Net beat us on the validation patients?
@@ -430,14 +441,15 @@ print(f"The U-Net has the lower error in {len(unet_wins)} of {len(final)} direct
       f"{': ' if unet_wins else ''}{', '.join(unet_wins)}; n = {len(validation)} patient(s).")
 
 # %% [markdown]
-# **Read.** Believe the table, not the method you have just built. Our own trials before this kit was written found that on
-# perfectly aligned slices an image-space network is hard to beat. With few patients, a few percent either way are noise.
+# **Read.** Believe the table, not the method you have just built. Our own trials before this kit was written found
+# that on perfectly aligned slices an image-space network is hard to beat. With few patients, a few percent either way
+# are noise.
 #
 # ## 9 · Catch it lying: a planted lesion
 #
 # The dangerous error is not softness. It is a lesion that vanishes, or one that appears. We plant a disc of 8 mm and
-# +150 HU into the most uniform tissue of every CBCT slice and translate to CT, with and without it. CBCT and CT share one
-# scale, so we know the truth: **100 %** of the contrast must come through, and **nothing** may change elsewhere.
+# +150 HU into the most uniform tissue of every CBCT slice and translate to CT, with and without it. CBCT and CT share
+# one scale, so we know the truth: **100 %** of the contrast must come through, and **nothing** may change elsewhere.
 #
 # **Predict.** Ridge works on patches of `factor` pixels. Will it erase the lesion, or smear it?
 
@@ -448,23 +460,23 @@ if {"CBCT", "CT"} <= set(translator.modalities):
     responses = {method: lesion_response(translator, x_cbct, planted, disc, "CBCT", "CT", method)
                  for method in ("copy", "ridge", "mapped", "finetuned", "unet")}
     lines = [[method, f"{kept:.0f} %", f"{elsewhere:.0f} %"] for method, (_, kept, elsewhere) in responses.items()]
-    table = Markdown(markdown(["method", "contrast kept (truth: 100 %)", "largest change elsewhere (truth: 0 %)"], lines))
+    table = Markdown(markdown(["method", "contrast kept (true: 100 %)", "largest change elsewhere (true: 0 %)"], lines))
 else:
     table = "Left out: this probe needs CBCT and CT, which share one scale."
 table
 
 # %%
-def draw_response(changes, disc, pixel_mm, finding, reach_mm=48):
-    """What the lesion changed around it in each translation [HU]; the line is its outline. changes: {method: (h, w)}."""
+def draw_response(changes, disc, pixel_mm, finding, reach_mm=36):
+    """What the lesion changed around it in each translation [HU]; black: its outline. changes: {method: (h, w)}."""
     figure, axes = new_figure(2.3, 1, len(changes))
     reach = int(reach_mm / pixel_mm)
     row, column = (int(i.float().mean()) for i in torch.nonzero(disc, as_tuple=True))
     cut = slice(max(0, row - reach), row + reach + 1), slice(max(0, column - reach), column + reach + 1)
     outline = disc[cut].numpy()
-    h, w = outline.shape
+    extent = (0, outline.shape[1] * pixel_mm, outline.shape[0] * pixel_mm, 0)
     for ax, (method, change) in zip(axes[0], changes.items()):
-        image = ax.imshow(1500 * change[cut], cmap="RdBu_r", vmin=-150, vmax=150, extent=(0, w * pixel_mm, h * pixel_mm, 0))
-        ax.contour((np.arange(w) + 0.5) * pixel_mm, (np.arange(h) + 0.5) * pixel_mm, outline, levels=[0.5], colors="black")
+        image = ax.imshow(1500 * change[cut], cmap="RdBu_r", vmin=-150, vmax=150, extent=extent)
+        ax.contour(outline, levels=[0.5], colors="black", origin="lower", extent=(0, extent[1], 0, extent[2]))
         plain_axes(ax, "mm", "mm" if method == "copy" else "")
         ax.set_title(method, fontsize=9)
         ax.grid(False)
@@ -479,14 +491,16 @@ if {"CBCT", "CT"} <= set(translator.modalities):
     planted_in = disc[disc.flatten(1).any(1)]                # slices without room for a lesion are left out
     middle = len(planted_in) // 2
     finding = ", ".join(f"{method} {responses[method][1]:.0f} %" for method in ("mapped", "finetuned", "unet"))
-    lesion = draw_response({method: change[middle] for method, (change, _, _) in responses.items()}, planted_in[middle], pixel_mm,
+    changes = {method: change[middle] for method, (change, _, _) in responses.items()}
+    lesion = draw_response(changes, planted_in[middle], pixel_mm,
                            f"Contrast of an 8 mm lesion that survives, mean of {len(planted_in)} slices: {finding}")
 lesion
 
 # %% [markdown]
-# **Read.** *Kept* far below 100 % means a lesion is erased; far above, exaggerated. *Elsewhere* counts the largest change
-# more than two pixels away from it: a side effect, since one number of the code draws a whole patch. A network may erase
-# what it never saw in training. No mean error over a body would show that, as 8 mm are a thousandth of a slice.
+# **Read.** *Kept* far below 100 % means a lesion is erased; far above, exaggerated. *Elsewhere* counts the largest
+# change more than two pixels away from it: a side effect, since one number of the code draws a whole patch. A network
+# may erase what it never saw in training. No mean error over a body would show that, as 8 mm are a thousandth of a
+# slice.
 #
 # ### Explore 2: the translator
 
@@ -495,7 +509,8 @@ def draw_translator(translator, slices, pixel_mm, direction, slice_number, metho
     source, target = direction.split(" → ")
     x, wanted = (slices.x[slice_number, MODALITIES.index(m)].float() for m in (source, target))
     predicted = translator.slices(x[None, None], source, target, method)[0, 0]
-    return draw_translations(source, x, target, wanted, {"copy": x, method: predicted}, pixel_mm, slices.mask[slice_number])
+    predictions = {"copy": x, method: predicted}
+    return draw_translations(source, x, target, wanted, predictions, pixel_mm, slices.mask[slice_number])
 
 
 names = [f"{s} → {t}" for s, t in translator.directions()]
@@ -503,14 +518,15 @@ first_patient = load_slices(validation[:1], cfg.data.size)
 explore(partial(draw_translator, translator, first_patient, pixel_mm),
         "Go through the slices: where is the error largest, and is it the same place for the U-Net?",
         direction=widgets.Dropdown(options=names, value=f"{source} → {target}"),
-        slice_number=widgets.IntSlider(row, 0, len(first_patient) - 1), method=["vaelite", "mapped", "finetuned", "unet", "ridge"])
+        slice_number=widgets.IntSlider(row, 0, len(first_patient) - 1),
+        method=["vaelite", "mapped", "finetuned", "unet", "ridge"])
 
 # %% [markdown]
 # ## Check yourself
 #
 # 1. A colleague's network has a lower L1 than yours and looks blurred. Can both be true? (Yes: section 2.)
 # 2. Why is the choice of the decoder made on validation patients, and not on test patients? (Section 5.)
-# 3. A synthetic CT has the same spectrum as the real one. Is it therefore right? Set the answer to `True` or `False`; the
+# 3. A synthetic CT has the same spectrum as the real one. Is it therefore right? Answer with `True` or `False`; the
 #    next cell verifies it with a picture that has exactly the truth's spectrum: the truth, mirrored.
 
 # %%
@@ -526,17 +542,20 @@ print(f"same spectrum: {same_spectrum}; mean error of the mirrored truth: {error
 # ## So: can we sharpen without inventing?
 
 # %%
-print(f"Fine-tuning changed the validation error by {-gain[worst]:+.1f} % ({worst}) to {-gain[best]:+.1f} % ({best}) and the power of "
-      f"fine detail in {source} → {target} from {fine_share['mapped']:.0f} % to {fine_share['finetuned']:.0f} % of the truth's. "
-      f"The U-Net had the lower error in {len(unet_wins)} of {len(final)} directions (n = {len(validation)} patient(s)).")
+print(f"Fine-tuning changed the validation error by {-gain[best]:+.1f} % ({best}) to {-gain[worst]:+.1f} % ({worst}), "
+      f"and the power of fine detail in {source} → {target} from {fine_share['mapped']:.0f} % to "
+      f"{fine_share['finetuned']:.0f} % of the truth's. "
+      f"The U-Net had the lower error in {len(unet_wins)} of {len(final)} directions "
+      f"(n = {len(validation)} patient(s)).")
 
 # %% [markdown]
-# **What we did.** We split the error into what the tokenizer cannot hold and what the mapper does not know, fine-tuned the
-# decoder with the source at hand, kept the old decoder where it is better, and measured sharpness, error and honesty.
-# The run now holds the stages `decoder` and `unet`.
+# **What we did.** We split the error into what the tokenizer cannot hold and what the mapper does not know,
+# fine-tuned the decoder with the source at hand, kept the old decoder where it is better, and measured sharpness,
+# error and honesty. The run now holds the stages `decoder` and `unet`.
 #
-# **What it cannot do.** Where the source does not tell bone from air, no decoder can know; it can only bet. The numbers are
-# of few validation patients, on whom the choice was also made. A phantom's lesion is a disc, a patient's is not.
+# **What it cannot do.** Where the source does not tell bone from air, no decoder can know; it can only bet. The
+# numbers are of few validation patients, on whom the choice was also made. A phantom's lesion is a disc, a patient's
+# is not.
 #
-# **Next.** Lesson 04 opens the test patients, once, and asks whether the pictures are good enough to plan a dose on. To use
-# your own patients, put case folders into a folder of `data/` and name it in `data_dir`.
+# **Next.** Lesson 04 opens the test patients, once, and asks whether the pictures are good enough to plan a dose on.
+# To use your own patients, put case folders into a folder of `data/` and name it in `data_dir`.

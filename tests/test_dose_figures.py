@@ -42,7 +42,7 @@ def all_figures(p: dict) -> dict:
     }
 
 
-UNIT = re.compile(r"\[(Gy|%|HU|cm|1|% of .+)\]|^mm$|gamma \[1\]|criterion")
+UNIT = re.compile(r"\[(Gy|%|HU|cm|1|% of .+)\]|^mm\b|gamma \[1\]|criterion")
 
 
 def test_every_axis_and_colour_bar_names_quantity_and_unit(patient):
@@ -75,6 +75,11 @@ def test_one_colour_a_structure_and_one_style_a_dose(patient):
     lines = all_figures(patient)["dvh"].axes[0].lines[:4]
     assert lines[0].get_color() == lines[1].get_color() != lines[2].get_color()
     assert lines[0].get_linestyle() == lines[2].get_linestyle() == "-" != lines[1].get_linestyle()
+
+
+def test_targets_of_several_levels_can_be_told_apart():
+    names = ("PTV70", "PTV63", "PTV56", "GTV", "Parotid_L", "Parotid_R", "SpinalCord", "Brainstem")
+    assert len({dose_figures.structure_colour(name) for name in names}) == len(names)
 
 
 def test_a_dvh_of_nothing_is_refused():

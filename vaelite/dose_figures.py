@@ -1,7 +1,7 @@
 """Pictures of dose: on the anatomy, in histograms, against a second dose. Data in, Figure out.
 
 Volumes are (z, y, x) in LPS with spacing_mm = (dz, dy, dx); an axial slice shows the nose on top and the patient's left
-on the right. Doses are in Gy, CT in HU. The caller computes; these functions only draw, and take the finding as `title`.
+on the right. Doses are in Gy, CT in HU. The caller computes; these functions draw, and take the finding as `title`.
 """
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ CT_WINDOW_HU = (-160.0, 240.0)                               # soft tissue: leve
 DOSE_SHOWN_FROM = 0.1                                        # of the prescription; below it the anatomy shows through
 # Okabe and Ito's palette, told apart by colour-blind readers too
 STRUCTURE_COLOURS = {
-    "PTV": "#D55E00", "GTV": "#CC79A7", "CTV": "#CC79A7", "SpinalCord": "#0072B2", "Brainstem": "#56B4E9", "Parotid_L": "#009E73",
-    "Parotid_R": "#E69F00", "Mandible": "#8C6D46", "Larynx": "#B8A500", "Esophagus": "#7F7F7F", "Eye": "#999999",
-    "Submandibular": "#5D8C5D",
+    "PTV63": "#8F3A00", "PTV56": "#F2A272", "PTV": "#D55E00", "GTV": "#CC79A7", "CTV": "#CC79A7",
+    "SpinalCord": "#0072B2", "Brainstem": "#56B4E9",
+    "Parotid_L": "#009E73", "Parotid_R": "#E69F00", "Submandibular": "#5D8C5D", "Mandible": "#8C6D46",
+    "Larynx": "#B8A500", "Esophagus": "#7F7F7F", "Eye": "#999999",
 }
 DOSE_STYLES = ("-", "--", ":", "-.", (0, (1, 3)), (0, (6, 2, 1, 2, 1, 2)))
-METHOD_COLOURS = {"vaelite": "#D55E00", "unet": "#000000", "ridge": "#56B4E9", "copy": "#999999"}    # as in `figures`; a test compares
+# as in `figures`; a test compares the two
+METHOD_COLOURS = {"vaelite": "#D55E00", "unet": "#000000", "ridge": "#56B4E9", "copy": "#999999"}
 METHOD_NAMES = {"unet": "U-Net"}
 SOURCE_MARKERS = {"CBCT": "o", "T1c": "s", "T2w": "^"}
 SOURCE_STYLES = {"CBCT": "-", "T1c": "--", "T2w": ":"}
@@ -35,17 +37,17 @@ def structure_colour(name: str) -> str:
     return next((colour for prefix, colour in STRUCTURE_COLOURS.items() if name.startswith(prefix)), "#444444")
 
 
-# ------------------------------------------------------------------------------------------------------------ histograms
+# ----------------------------------------------------------------------------------------------------------- histograms
 def draw_dvh(curves: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]], title: str,
              prescriptions_gy: dict[str, float] | None = None) -> Figure:
     """Cumulative dose-volume histograms: one colour a structure, one line style a dose.
 
-    curves: {structure: {name of the dose: (dose axis [Gy], volume [%])}} as `dose.dvh` gives them; the first dose is solid.
+    curves: {structure: {name of the dose: (dose axis [Gy], volume [%])}}, as `dose.dvh` gives them; the first is solid.
     prescriptions_gy: dotted grey verticals at these doses. Raises VaeliteError if there is nothing to draw.
     """
     doses = list(dict.fromkeys(name for of_structure in curves.values() for name in of_structure))
     if not doses:
-        raise VaeliteError("draw_dvh: no structure to draw. Pass at least one {structure: {dose: (axis_gy, volume_percent)}}.")
+        raise VaeliteError("draw_dvh: no structure to draw. Pass {structure: {dose: (axis_gy, volume_percent)}}.")
     figure, axes = new_figure(4.6)
     styles = {name: DOSE_STYLES[i % len(DOSE_STYLES)] for i, name in enumerate(doses)}
     for structure, of_structure in curves.items():
@@ -62,9 +64,10 @@ def draw_dvh(curves: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]], title:
     return figure
 
 
-# ------------------------------------------------------------------------------------------------------- dose on anatomy
-def draw_dose_wash(ct_hu: np.ndarray, dose_gy: np.ndarray, structures: dict[str, np.ndarray], spacing_mm: tuple[float, float, float],
-                   prescription_gy: float, title: str, z: int | None = None) -> Figure:
+# ------------------------------------------------------------------------------------------------------ dose on anatomy
+def draw_dose_wash(ct_hu: np.ndarray, dose_gy: np.ndarray, structures: dict[str, np.ndarray],
+                   spacing_mm: tuple[float, float, float], prescription_gy: float, title: str,
+                   z: int | None = None) -> Figure:
     """The dose as a colour wash over the CT with the contours, axial and coronal through the hottest target slice.
 
     All volumes z y x; `structures` bool; z: axial slice, default the one with most of the prescribed dose.
@@ -72,6 +75,7 @@ def draw_dose_wash(ct_hu: np.ndarray, dose_gy: np.ndarray, structures: dict[str,
     z = hottest_slice(dose_gy, prescription_gy) if z is None else z
     y = int(np.argmax((dose_gy[z] >= 0.9 * prescription_gy).sum(1)))
     figure, panels = new_figure(4.4, columns=2)
+    figure.set_layout_engine("compressed")                   # pictures keep their scale: no gaps between them
     planes = (("axial", lambda volume: volume[z], spacing_mm[1:]),
               ("coronal, head up", lambda volume: volume[::-1, y], (spacing_mm[0], spacing_mm[2])))
     for axes, (plane, cut, pixel_mm) in zip(panels, planes):
@@ -84,26 +88,28 @@ def draw_dose_wash(ct_hu: np.ndarray, dose_gy: np.ndarray, structures: dict[str,
     seen = [name for name, mask in structures.items() if mask[z].any() or mask[:, y].any()]
     handles = [Line2D([], [], color=structure_colour(name), linewidth=2, label=name) for name in seen]
     if handles:
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(5, len(handles)), fontsize=8, frameon=False)
+        figure.legend(handles=handles, loc="outside lower center", ncols=5, fontsize=8, frameon=False)
     figure.colorbar(wash, ax=panels, label="dose [Gy]", shrink=0.8)
     figure.suptitle(folded(title, 78), fontsize=11)
     return figure
 
 
 def draw_dose_difference(ct_hu: np.ndarray, reference_gy: np.ndarray, evaluated_gy: np.ndarray,
-                         spacing_mm: tuple[float, float, float], prescription_gy: float, title: str, z: int | None = None,
-                         limit_percent: float = 3.0) -> Figure:
+                         spacing_mm: tuple[float, float, float], prescription_gy: float, title: str,
+                         z: int | None = None, limit_percent: float = 3.0) -> Figure:
     """Evaluated minus reference dose in % of the prescription on one axial slice; red is too much, blue too little."""
     figure, axes = new_figure(4.6, width_in=5.5)
     z = hottest_slice(reference_gy, prescription_gy) if z is None else z
-    image = show_difference(axes, ct_hu[z], reference_gy[z], evaluated_gy[z], spacing_mm[1:], prescription_gy, limit_percent)
+    image = show_difference(axes, ct_hu[z], reference_gy[z], evaluated_gy[z], spacing_mm[1:], prescription_gy,
+                            limit_percent)
     look_at_body(axes, ct_hu[z], spacing_mm[1:])
     figure.colorbar(image, ax=axes, label="dose difference [% of the prescription]", extend="both", shrink=0.9)
     set_finding(axes, title, 56)
     return figure
 
 
-def draw_gamma(ct_hu: np.ndarray, gamma: np.ndarray, spacing_mm: tuple[float, float, float], title: str, z: int) -> Figure:
+def draw_gamma(ct_hu: np.ndarray, gamma: np.ndarray, spacing_mm: tuple[float, float, float], title: str,
+               z: int) -> Figure:
     """Gamma on one axial slice: blue passes, red fails; below the cut-off (nan) the CT shows."""
     figure, axes = new_figure(4.6, width_in=5.5)
     image = show_gamma(axes, ct_hu[z], gamma[z], spacing_mm[1:])
@@ -113,17 +119,19 @@ def draw_gamma(ct_hu: np.ndarray, gamma: np.ndarray, spacing_mm: tuple[float, fl
     return figure
 
 
-def draw_comparison(ct_hu: np.ndarray, sct_hu: np.ndarray, reference_gy: np.ndarray, evaluated_gy: np.ndarray, gamma: np.ndarray,
-                    spacing_mm: tuple[float, float, float], prescription_gy: float, title: str, z: int,
-                    gamma_label: str = "gamma", limit_percent: float = 3.0) -> Figure:
+def draw_comparison(ct_hu: np.ndarray, sct_hu: np.ndarray, reference_gy: np.ndarray, evaluated_gy: np.ndarray,
+                    gamma: np.ndarray, spacing_mm: tuple[float, float, float], prescription_gy: float, title: str,
+                    z: int, gamma_label: str = "gamma", limit_percent: float = 3.0) -> Figure:
     """The chain: CT, the other CT, what it does to the dose, and what gamma says about it. Axial slice z."""
     figure, panels = new_figure(6.2, rows=2, columns=2)
+    figure.set_layout_engine("compressed")
     bone_hu = (-1000.0, 1500.0)
     for axes, volume, name in zip(panels[0], (ct_hu, sct_hu), ("CT the plan was made on", "CT the dose is checked on")):
         grey = show_ct(axes, volume[z], spacing_mm[1:], bone_hu)
         axes.set_title(name, fontsize=10)
     figure.colorbar(grey, ax=panels[0], label="CT [HU]", shrink=0.9)
-    image = show_difference(panels[1, 0], ct_hu[z], reference_gy[z], evaluated_gy[z], spacing_mm[1:], prescription_gy, limit_percent)
+    image = show_difference(panels[1, 0], ct_hu[z], reference_gy[z], evaluated_gy[z], spacing_mm[1:], prescription_gy,
+                            limit_percent)
     figure.colorbar(image, ax=panels[1, 0], label="difference [% of prescription]", extend="both", shrink=0.9)
     panels[1, 0].set_title("dose difference", fontsize=10)
     image = show_gamma(panels[1, 1], ct_hu[z], gamma[z], spacing_mm[1:])
@@ -136,7 +144,7 @@ def draw_comparison(ct_hu: np.ndarray, sct_hu: np.ndarray, reference_gy: np.ndar
     return figure
 
 
-# ------------------------------------------------------------------------------------------------------ curves and points
+# ---------------------------------------------------------------------------------------------------- curves and points
 def draw_depth_dose(depth_cm: np.ndarray, dose_percent: np.ndarray, title: str, marked_cm: float = 10.0) -> Figure:
     """Percent depth dose along the axis of a field in water, with one depth marked."""
     figure, axes = new_figure(3.8)
@@ -145,7 +153,8 @@ def draw_depth_dose(depth_cm: np.ndarray, dose_percent: np.ndarray, title: str, 
     axes.plot([marked_cm], [marked_percent], "o", color="#D55E00")
     axes.annotate(f"{marked_percent:.1f} % at {marked_cm:g} cm", (marked_cm, marked_percent), xytext=(8, 8),
                   textcoords="offset points")
-    axes.set(xlabel="depth in water [cm]", ylabel="dose [% of the maximum]", ylim=(0, 105), xlim=(0, float(depth_cm[-1])))
+    axes.set(xlabel="depth in water [cm]", ylabel="dose [% of the maximum]", ylim=(0, 105),
+             xlim=(0, float(depth_cm[-1])))
     axes.grid(color="0.92")
     set_finding(axes, title)
     return figure
@@ -158,13 +167,15 @@ def draw_pass_rates(rates: dict[str, dict[str, float]], title: str) -> Figure:
     for name, of_dose in rates.items():
         source, _, method = name.partition(" by ")
         label = f"{source} by {METHOD_NAMES.get(method, method)}" if method else name
-        axes.plot([criteria.index(c) for c in of_dose], list(of_dose.values()), SOURCE_STYLES.get(source, "-."), label=label,
+        positions = [criteria.index(criterion) for criterion in of_dose]
+        axes.plot(positions, list(of_dose.values()), SOURCE_STYLES.get(source, "-."), label=label,
                   marker=SOURCE_MARKERS.get(source, "D"), color=METHOD_COLOURS.get(method, "0.3"))
     lowest = min(value for of_dose in rates.values() for value in of_dose.values())
     axes.axhline(99, color="0.6", linewidth=0.8)
     axes.text(-0.25, 99, "99 %", va="bottom", fontsize=9, color="0.4")
     axes.set(xticks=range(len(criteria)), xticklabels=criteria, xlabel="gamma criterion (dose / distance)",
-             ylabel="voxels that pass [%]", ylim=(max(0.0, lowest - 0.1 * (100 - lowest) - 0.3), 100.2), xlim=(-0.3, len(criteria) - 0.3))
+             ylabel="voxels that pass [%]", xlim=(-0.3, len(criteria) - 0.3),
+             ylim=(max(0.0, lowest - 0.1 * (100 - lowest) - 0.3), 100.2))
     axes.legend(fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     axes.grid(color="0.92")
     set_finding(axes, title)
@@ -172,15 +183,19 @@ def draw_pass_rates(rates: dict[str, dict[str, float]], title: str) -> Figure:
 
 
 def draw_error_against_dose(points: list[tuple[str, str, float, float]], title: str) -> Figure:
-    """Does the image error predict the dose error? points: (method, source, MAE [HU], MAE_target [% of prescription])."""
+    """Does the image error predict the dose error? points: (method, source, MAE [HU], MAE_target [%])."""
     figure, axes = new_figure(4.2)
     for method, source, mae_hu, dose_percent in points:
-        axes.plot(mae_hu, dose_percent, SOURCE_MARKERS.get(source, "D"), color=METHOD_COLOURS.get(method, "0.3"), markersize=8, alpha=0.8)
+        axes.plot(mae_hu, dose_percent, SOURCE_MARKERS.get(source, "D"), color=METHOD_COLOURS.get(method, "0.3"),
+                  markersize=8, alpha=0.8)
     methods, sources = (list(dict.fromkeys(point[i] for point in points)) for i in (0, 1))
-    handles = [Line2D([], [], color=METHOD_COLOURS.get(m, "0.3"), linewidth=4, label=METHOD_NAMES.get(m, m)) for m in methods]
-    handles += [Line2D([], [], marker=SOURCE_MARKERS.get(s, "D"), color="0.3", linestyle="", label=f"from {s}") for s in sources]
+    handles = [Line2D([], [], color=METHOD_COLOURS.get(m, "0.3"), linewidth=4, label=METHOD_NAMES.get(m, m))
+               for m in methods]
+    handles += [Line2D([], [], marker=SOURCE_MARKERS.get(s, "D"), color="0.3", linestyle="", label=f"from {s}")
+                for s in sources]
     axes.legend(handles=handles, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-    axes.set(xlabel="MAE of the synthetic CT in the body [HU]", ylabel="MAE_target [% of the prescription]", xlim=(0, None), ylim=(0, None))
+    axes.set(xlabel="MAE of the synthetic CT in the body [HU]", ylabel="MAE_target [% of the prescription]",
+             xlim=(0, None), ylim=(0, None))
     axes.grid(color="0.92")
     set_finding(axes, title)
     return figure
@@ -192,7 +207,8 @@ def draw_mean_against_n(values: list[float], half_width: list[float], unit: str,
     mean, half = np.cumsum(values) / n, np.asarray(half_width, float)
     figure, axes = new_figure(3.4)
     axes.plot(n - 0.08, values, "o", color="0.6", label="one patient")
-    axes.errorbar(n, mean, np.nan_to_num(half), fmt="s-", color="#0072B2", capsize=4, label="mean of the first n, 95 % interval")
+    axes.errorbar(n, mean, np.nan_to_num(half), fmt="s-", color="#0072B2", capsize=4,
+                  label="mean of the first n, 95 % interval")
     axes.set(xlabel="patients n [1]", ylabel=f"MAE in the body [{unit}]", xticks=n, xlim=(0.5, len(values) + 0.5))
     axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]))
     axes.legend(fontsize=9, frameon=False)
@@ -201,7 +217,7 @@ def draw_mean_against_n(values: list[float], half_width: list[float], unit: str,
     return figure
 
 
-# ------------------------------------------------------------------------------------------------- one layer of a picture
+# ----------------------------------------------------------------------------------------------- one layer of a picture
 def hottest_slice(dose_gy: np.ndarray, prescription_gy: float) -> int:
     """The axial slice with most voxels at 90 % of the prescription or more."""
     return int(np.argmax((dose_gy >= 0.9 * prescription_gy).sum((1, 2))))
@@ -212,16 +228,20 @@ def extent_mm(shape: tuple[int, int], pixel_mm: tuple[float, float]) -> tuple[fl
     return 0.0, shape[1] * pixel_mm[1], shape[0] * pixel_mm[0], 0.0
 
 
-def show_ct(axes: Axes, ct_hu: np.ndarray, pixel_mm: tuple[float, float], window_hu: tuple[float, float] = CT_WINDOW_HU):
+def show_ct(axes: Axes, ct_hu: np.ndarray, pixel_mm: tuple[float, float],
+            window_hu: tuple[float, float] = CT_WINDOW_HU):
     """A CT slice in grey on millimetre axes; returns the image for a colour bar."""
-    axes.set(xlabel="mm", ylabel="mm")
-    return axes.imshow(ct_hu, cmap="gray", vmin=window_hu[0], vmax=window_hu[1], extent=extent_mm(ct_hu.shape, pixel_mm))
+    axes.set_xlabel(f"mm   (CT {window_hu[0]:g} to {window_hu[1]:g} HU)", fontsize=9)
+    axes.set_ylabel("mm", fontsize=9)
+    low, high = window_hu
+    return axes.imshow(ct_hu, cmap="gray", vmin=low, vmax=high, extent=extent_mm(ct_hu.shape, pixel_mm))
 
 
 def show_dose(axes: Axes, dose_gy: np.ndarray, pixel_mm: tuple[float, float], prescription_gy: float):
     """A dose slice over what is there, from 10 % to 110 % of the prescription."""
     shown = np.ma.masked_less(dose_gy, DOSE_SHOWN_FROM * prescription_gy)
-    return axes.imshow(shown, cmap="inferno", alpha=0.55, vmin=0, vmax=1.1 * prescription_gy, extent=extent_mm(dose_gy.shape, pixel_mm))
+    return axes.imshow(shown, cmap="inferno", alpha=0.55, vmin=0, vmax=1.1 * prescription_gy,
+                       extent=extent_mm(dose_gy.shape, pixel_mm))
 
 
 def show_contour(axes: Axes, mask: np.ndarray, pixel_mm: tuple[float, float], colour: str) -> None:
@@ -245,19 +265,24 @@ def show_difference(axes: Axes, ct_hu: np.ndarray, reference_gy: np.ndarray, eva
 def show_gamma(axes: Axes, ct_hu: np.ndarray, gamma: np.ndarray, pixel_mm: tuple[float, float]):
     """Gamma from 0 to 2, white at the border of passing."""
     show_ct(axes, ct_hu, pixel_mm)
-    return axes.imshow(np.ma.masked_invalid(gamma), cmap="RdBu_r", vmin=0, vmax=2, alpha=0.85, extent=extent_mm(gamma.shape, pixel_mm))
+    return axes.imshow(np.ma.masked_invalid(gamma), cmap="RdBu_r", vmin=0, vmax=2, alpha=0.85,
+                       extent=extent_mm(gamma.shape, pixel_mm))
 
 
 def look_at_body(axes: Axes, ct_hu: np.ndarray, pixel_mm: tuple[float, float], margin_mm: float = 10.0) -> None:
-    """Show the patient and not the air around: limits at the outermost tissue plus a margin."""
+    """Show the patient and not the air around: limits at the outermost tissue plus a margin, inside the picture."""
     tissue = ct_hu > -400
     if tissue.any():
-        x, y = (np.flatnonzero(tissue.any(axis)) for axis in (0, 1))
-        axes.set_xlim(x[0] * pixel_mm[1] - margin_mm, (x[-1] + 1) * pixel_mm[1] + margin_mm)
-        axes.set_ylim((y[-1] + 1) * pixel_mm[0] + margin_mm, y[0] * pixel_mm[0] - margin_mm)
+        margins = [int(np.ceil(margin_mm / mm)) for mm in pixel_mm]
+        y, x = (np.flatnonzero(tissue.any(axis)) for axis in (1, 0))
+        top, left = max(0, y[0] - margins[0]), max(0, x[0] - margins[1])
+        bottom, right = (min(n, edge + 1 + margin) for n, edge, margin in zip(ct_hu.shape, (y[-1], x[-1]), margins))
+        axes.set_xlim(left * pixel_mm[1], right * pixel_mm[1])
+        axes.set_ylim(bottom * pixel_mm[0], top * pixel_mm[0])
 
 
-def new_figure(height_in: float, rows: int = 1, columns: int = 1, width_in: float = WIDTH_IN) -> tuple[Figure, Axes | np.ndarray]:
+def new_figure(height_in: float, rows: int = 1, columns: int = 1,
+               width_in: float = WIDTH_IN) -> tuple[Figure, Axes | np.ndarray]:
     """An empty figure and its axes: one, a row of them, or (rows, columns). No pyplot, so no state is left behind."""
     figure = Figure(figsize=(width_in, height_in), dpi=DPI, layout="constrained")
     return figure, figure.subplots(rows, columns)

@@ -320,7 +320,7 @@ def chance_share(labels: np.ndarray) -> float:
 
 def draw_influence(influences: Mapping[str, Any], token: tuple[int, int], finding: str = "") -> Figure:
     """How strongly each source token moves one target token. influences: {title: (h, w)}, relative to the largest."""
-    figure, axes = new_figure(3.3, 1, len(influences), WIDTH_IN * max(len(influences), 2) / 3)
+    figure, axes = new_figure(3.3, 1, len(influences), WIDTH_IN * max(len(influences), 2) / 2.6)
     for ax, (title, influence) in zip(axes[0], influences.items()):
         relative = np.asarray(influence) / np.asarray(influence).max()
         used = int((relative > 0).sum())
