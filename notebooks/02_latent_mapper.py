@@ -41,12 +41,12 @@ import ipywidgets as widgets
 import torch
 
 from vaelite.cases import load_cases
-from vaelite.evaluation import direction_errors
 from vaelite.explore import explore, show_source
 from vaelite.figures import (draw_direction_matrix, draw_influence, draw_modalities, draw_targets, draw_training,
                              draw_translations, mean_error)
 from vaelite.intensity import MODALITIES
 from vaelite.mapper import Block, LatentMapper, ridge_regression
+from vaelite.probes import direction_errors
 from vaelite.profiles import profile
 from vaelite.runs import open_run
 from vaelite.slices import SliceSet, load_slices

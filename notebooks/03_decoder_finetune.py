@@ -43,16 +43,16 @@ from scipy.ndimage import gaussian_filter, shift
 
 from vaelite.cases import load_cases
 from vaelite.decoder import GuidedDecoder
-from vaelite.evaluation import direction_errors, lesion_response, plant_lesions, radial_power, reconstruct, thinned
 from vaelite.explore import explore, show_source
 from vaelite.figures import (DISPLAYS, METHOD_COLOURS, draw_slices, draw_training, draw_translations, headline,
                              new_figure, plain_axes)
 from vaelite.intensity import MODALITIES
 from vaelite.losses import image_loss, ssim_2d
+from vaelite.probes import direction_errors, lesion_response, plant_lesions, radial_power
 from vaelite.profiles import profile
 from vaelite.report import markdown
 from vaelite.runs import open_run
-from vaelite.slices import load_slices
+from vaelite.slices import load_slices, thinned
 from vaelite.stages import finetune_decoder, load_mapped, load_translator, train_unet
 
 # %% [markdown]
@@ -77,7 +77,7 @@ row = int((held_out.case == 0).sum() * 0.6)                  # a slice through t
 both = held_out.have[:, MODALITIES.index(source)] & held_out.have[:, MODALITIES.index(target)]
 x_source, x_target = (held_out.x[both, MODALITIES.index(m)].float() for m in (source, target))      # n h w
 mask = held_out.mask[both]
-tokenizer = torch.from_numpy(reconstruct(start, x_target.numpy()))
+tokenizer = torch.from_numpy(start.reconstruct(x_target.numpy()))
 mapped = start.slices(x_source[:, None], source, target, "mapped")[:, 0]
 draw_translations(source, x_source[row], target, x_target[row], {"tokenizer": tokenizer[row], "mapped": mapped[row]},
                   pixel_mm, mask[row])

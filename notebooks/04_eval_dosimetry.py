@@ -44,14 +44,14 @@ from vaelite import dose_figures as figures
 from vaelite.cases import load_cases
 from vaelite.dose import (depth_dose_in_water, dvh, plan_imrt, recalculate, relative_density_table,
                           target_dose_error)
-from vaelite.evaluation import load_doses, prescriptions, report_card
+from vaelite.evaluation import load_doses, prescriptions
 from vaelite.explore import explore, show_source
 from vaelite.figures import draw_translations
 from vaelite.gamma import gamma_map, gamma_pass_rate
 from vaelite.intensity import from_unit, hu_to_unit, to_unit
 from vaelite.metrics import CONVENTIONS, mae_hu, psnr_db, ssim
 from vaelite.profiles import profile
-from vaelite.report import (NOT_COMPARABLE, dvh_table, gamma_table, markdown, reconstruction_table, rows_of,
+from vaelite.report import (NOT_COMPARABLE, dvh_table, gamma_table, markdown, reconstruction_table, report_card, rows_of,
                             training_table, translation_table)
 from vaelite.runs import open_run
 from vaelite.stages import evaluate, load_translator

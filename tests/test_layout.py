@@ -20,6 +20,7 @@ TIERS = [
     {"slices"},
     {"train"},
     {"translate"},
+    {"probes"},
     {"profiles"},
     {"evaluation"},
     {"stages"},

@@ -8,22 +8,17 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
-from scipy import ndimage
 
 from .cases import Case, data_fingerprint
 from .dose import DoseConfig, dvh_metrics, plan_imrt, recalculate, target_dose_error
 from .errors import VaeliteError
 from .gamma import gamma_pass_rate
-from .intensity import HU_MODALITIES, MODALITIES, from_unit, to_unit
+from .intensity import HU_MODALITIES, from_unit, to_unit
 from .metrics import image_metrics, summarise, tissue_mae_hu
-from .report import conventions, dose_methods, rows_of
 from .runs import Run, code_version
-from .slices import SliceSet, fit_in_plane, unfit_in_plane
 from .translate import Translator
 
 IMAGE_METHODS = ("vaelite", "unet", "ridge", "copy")
@@ -45,7 +40,7 @@ def evaluate_images(translator: Translator, cases: list[Case], on_case: OnCase =
         reference = {m: case.volume(m) for m in case.modalities if m in translator.modalities}
         unit = {m: to_unit(volume, m, mask) for m, volume in reference.items()}
         for target, wanted in reference.items():
-            decoded = from_unit(reconstruct(translator, unit[target][0]), target, unit[target][1])
+            decoded = from_unit(translator.reconstruct(unit[target][0]), target, unit[target][1])
             collect(collected, case.name, ("reconstruction", "vaelite", target, target), wanted, decoded, mask)
             for source in (m for m in reference if m != target):
                 for method in IMAGE_METHODS:
@@ -56,15 +51,6 @@ def evaluate_images(translator: Translator, cases: list[Case], on_case: OnCase =
                     collect(collected, case.name, ("translation", method, source, target), wanted, predicted, mask)
         on_case(f"images {number}/{len(cases)}  {case.name}  {time.perf_counter() - start:.0f} s")
     return [as_row(key, values) for key, values in collected.items()]
-
-
-def reconstruct(translator: Translator, unit_zyx: np.ndarray) -> np.ndarray:
-    """A volume through the VAE and back, in [-1, 1] on its own grid: what the latents can hold."""
-    fitted = torch.from_numpy(fit_in_plane(unit_zyx, translator.size, fill=-1.0))[:, None]
-    device = translator.vae.patch_mean.device
-    with torch.no_grad():
-        parts = [translator.vae.decode(translator.vae.encode(x.to(device)).mean).cpu() for x in fitted.split(16)]
-    return unfit_in_plane(torch.cat(parts)[:, 0].clamp(-1, 1).numpy(), unit_zyx.shape)
 
 
 def collect(collected: Values, case: str, key: tuple, reference: np.ndarray, predicted: np.ndarray, mask: np.ndarray) -> None:
@@ -187,119 +173,3 @@ def build_report(run: Run, cases: list[Case], rows: list[dict[str, Any]], seed: 
             "data": {"name": folder.name, "fingerprint": data_fingerprint(folder), "cases": counts,
                      "modalities": sorted({m for case in cases for m in case.modalities})},
             "code_version": code_version(), "stages": stages, "rows": rows}
-
-
-
-# ------------------------------------------------------------------------------------ looking closer (notebooks 03 and 04)
-def direction_errors(translator: Translator, slices: SliceSet, methods: tuple[str, ...]) -> dict[str, dict[str, float]]:
-    """Mean absolute error in the body [1, images in -1..1] of each direction and method: {"CBCT>CT": {"copy": ...}}.
-
-    The method "tokenizer" decodes the true target's own latents: what is left if the mapping were perfect.
-    """
-    errors: dict[str, dict[str, float]] = {}
-    for source, target in translator.directions():
-        s, t = MODALITIES.index(source), MODALITIES.index(target)
-        rows = slices.have[:, s] & slices.have[:, t]
-        wanted, mask = slices.x[rows, t].float(), slices.mask[rows]
-        for method in methods if rows.any() else ():
-            if method == "tokenizer":
-                predicted = torch.from_numpy(reconstruct(translator, wanted.numpy()))
-            else:
-                predicted = translator.slices(slices.x[rows, s][:, None], source, target, method)[:, 0]
-            errors.setdefault(f"{source}>{target}", {})[method] = float((predicted - wanted).abs()[mask].mean())
-    return errors
-
-
-def thinned(slices: SliceSet, at_most: int) -> SliceSet:
-    """Every n-th slice, so that no more than `at_most` are left and all patients stay represented."""
-    rows = torch.arange(0, len(slices), max(1, -(-len(slices) // at_most)))
-    return replace(slices, x=slices.x[rows], have=slices.have[rows], mask=slices.mask[rows], case=slices.case[rows])
-
-
-def radial_power(x: torch.Tensor, mask: torch.Tensor, pixel_mm: float) -> tuple[np.ndarray, np.ndarray]:
-    """Power spectrum averaged over rings of equal spatial frequency -> (frequency [1/mm], power [1]), mean over slices.
-
-    x: (n, h, h) in [-1, 1]; mask: (n, h, h), outside it x counts as air. From the first ring to the Nyquist frequency.
-    """
-    size = x.shape[-1]
-    body = ((x.float() + 1) * mask).double()                 # air is 0: the square's edges add no power
-    power = torch.fft.fft2(body, norm="ortho").abs().square().mean(0)
-    index = torch.fft.fftfreq(size) * size
-    ring = torch.hypot(index[:, None], index[None]).round().long().flatten()
-    mean = torch.bincount(ring, power.flatten()) / torch.bincount(ring)
-    rings = np.arange(1, size // 2)
-    return rings / (size * pixel_mm), mean[rings].numpy()
-
-
-def plant_lesions(x: torch.Tensor, mask: torch.Tensor, pixel_mm: float, amount: float,
-                  diameter_mm: float = 8.0) -> tuple[torch.Tensor, torch.Tensor]:
-    """A disc of `amount` added to each slice where its tissue is most uniform -> (x with lesion, disc).
-
-    x: (n, h, w) in [-1, 1]; mask, disc: (n, h, w) bool. A slice without room for a lesion keeps an empty disc.
-    """
-    _, h, w = x.shape
-    rows, columns = (np.arange(h) + 0.5) * pixel_mm, (np.arange(w) + 0.5) * pixel_mm
-    width = 2 * int(np.ceil(diameter_mm / pixel_mm)) + 1     # the neighbourhood is twice the lesion
-    disc = np.zeros(x.shape, bool)
-    for i, (image, body) in enumerate(zip(x.float().numpy(), mask.numpy())):
-        spread = ndimage.maximum_filter(ndimage.gaussian_gradient_magnitude(image, 1.0), width)
-        inside = ndimage.minimum_filter(body & (image > -0.5), width)     # tissue all around: no air
-        if inside.any():
-            row, column = np.unravel_index(np.argmin(np.where(inside, spread, np.inf)), spread.shape)
-            centre = (row + 0.5) * pixel_mm, (column + 0.5) * pixel_mm
-            disc[i] = np.hypot(rows[:, None] - centre[0], columns[None] - centre[1]) <= diameter_mm / 2 + 1e-6
-    disc = torch.from_numpy(disc)
-    return (x.float() + amount * disc).clamp(-1, 1), disc
-
-
-def lesion_response(translator: Translator, x: torch.Tensor, planted: torch.Tensor, disc: torch.Tensor, source: str,
-                    target: str, method: str) -> tuple[torch.Tensor, float, float]:
-    """What a planted lesion changes in the translation -> (change (n, h, w), kept [%], elsewhere [%]).
-
-    kept: the mean change in the disc; elsewhere: the largest |change| more than two pixels from it, mean over slices.
-    Both are relative to the lesion's contrast; 100 % and 0 % are faithful where both modalities share one scale.
-    Slices with an empty disc do not count.
-    """
-    some = disc.flatten(1).any(1)
-    x, planted, disc = x[some].float(), planted[some].float(), disc[some]
-    before, after = (translator.slices(image[:, None], source, target, method)[:, 0] for image in (x, planted))
-    change, lesion = after - before, planted - x
-    near = torch.nn.functional.max_pool2d(disc[:, None].float(), 5, 1, 2)[:, 0] > 0
-    contrast = lesion[disc].mean()
-    elsewhere = (change.abs() * ~near).flatten(1).amax(1).mean()
-    return change, float(100 * change[disc].mean() / contrast), float(100 * elsewhere / contrast)
-
-
-def report_card(report: dict[str, Any]) -> list[dict[str, str]]:
-    """Questions a clinic would ask, answered by the report, whoever wins: [{"question", "answer", "numbers"}]."""
-    card = []
-    for rival, name in (("copy", "doing nothing"), ("ridge", "the closed-form ridge"), ("unet", "the U-Net")):
-        for metric, sign in (("MAE", -1), ("SSIM", 1)):
-            ours, theirs = body_means(report, "vaelite", metric), body_means(report, rival, metric)
-            lost = [d for d in theirs if sign * ours[d] <= sign * theirs[d]]
-            if theirs:
-                card.append({"question": f"{metric}: better than {name}?",
-                             "answer": f"{len(theirs) - len(lost)} of {len(theirs)} directions",
-                             "numbers": f"lost: {', '.join(lost)}".replace(">", " → ") if lost else "none lost"})
-    gammas = rows_of(report, table="gamma", method="vaelite")
-    for metric in dict.fromkeys(row["metric"] for row in gammas):
-        lowest = {row["source"]: min(row["values"]) for row in gammas if row["metric"] == metric}
-        worst = min(lowest, key=lowest.get)
-        spaced = metric.replace("%/", " %/").removesuffix("mm") + " mm"
-        card.append({"question": f"{spaced}: above 99 % for every patient and source?",
-                     "answer": "yes" if lowest[worst] > 99 else "no",
-                     "numbers": f"lowest {lowest[worst]:.2f} %, from {worst} (n = {gammas[0]['n']})"})
-    for source in dict.fromkeys(source for source, _ in dose_methods(report)):
-        errors = {row["method"]: row["mean"] for row in rows_of(report, table="dose", source=source, metric="MAE_target")}
-        best = min(errors, key=errors.get)
-        card.append({"question": f"Target dose on the CT made from {source}: are we the closest?",
-                     "answer": "yes" if best == "vaelite" else f"no, {best} is",
-                     "numbers": "MAE_target " + ", ".join(f"{m} {value:.2f} %" for m, value in errors.items())})
-    return card
-
-
-def body_means(report: dict[str, Any], method: str, metric: str) -> dict[str, float]:
-    """{"CBCT>CT": mean of the metric in the body mask} over all directions of one method."""
-    rows = rows_of(report, table="translation", method=method, metric=metric)
-    return {f"{row['source']}>{row['target']}": row["mean"] for row in rows
-            if row["convention"] == conventions(row["target"])[0]}

@@ -122,6 +122,41 @@ def dvh_table(report: dict[str, Any], method: str | None = None) -> str:
     return "DVH: plan, and difference of each synthetic CT from it\n\n" + markdown(["metric", "unit", "plan", *header], lines)
 
 
+def report_card(report: dict[str, Any]) -> list[dict[str, str]]:
+    """Questions a clinic would ask, answered by the report, whoever wins: [{"question", "answer", "numbers"}]."""
+    card = []
+    for rival, name in (("copy", "doing nothing"), ("ridge", "the closed-form ridge"), ("unet", "the U-Net")):
+        for metric, sign in (("MAE", -1), ("SSIM", 1)):
+            ours, theirs = body_means(report, "vaelite", metric), body_means(report, rival, metric)
+            lost = [d for d in theirs if sign * ours[d] <= sign * theirs[d]]
+            if theirs:
+                card.append({"question": f"{metric}: better than {name}?",
+                             "answer": f"{len(theirs) - len(lost)} of {len(theirs)} directions",
+                             "numbers": f"lost: {', '.join(lost)}".replace(">", " → ") if lost else "none lost"})
+    gammas = rows_of(report, table="gamma", method="vaelite")
+    for metric in dict.fromkeys(row["metric"] for row in gammas):
+        lowest = {row["source"]: min(row["values"]) for row in gammas if row["metric"] == metric}
+        worst = min(lowest, key=lowest.get)
+        spaced = metric.replace("%/", " %/").removesuffix("mm") + " mm"
+        card.append({"question": f"{spaced}: above 99 % for every patient and source?",
+                     "answer": "yes" if lowest[worst] > 99 else "no",
+                     "numbers": f"lowest {lowest[worst]:.2f} %, from {worst} (n = {gammas[0]['n']})"})
+    for source in dict.fromkeys(source for source, _ in dose_methods(report)):
+        errors = {row["method"]: row["mean"] for row in rows_of(report, table="dose", source=source, metric="MAE_target")}
+        best = min(errors, key=errors.get)
+        card.append({"question": f"Target dose on the CT made from {source}: are we the closest?",
+                     "answer": "yes" if best == "vaelite" else f"no, {best} is",
+                     "numbers": "MAE_target " + ", ".join(f"{m} {value:.2f} %" for m, value in errors.items())})
+    return card
+
+
+def body_means(report: dict[str, Any], method: str, metric: str) -> dict[str, float]:
+    """{"CBCT>CT": mean of the metric in the body mask} over all directions of one method."""
+    rows = rows_of(report, table="translation", method=method, metric=metric)
+    return {f"{row['source']}>{row['target']}": row["mean"] for row in rows
+            if row["convention"] == conventions(row["target"])[0]}
+
+
 def keep_in_table(metric: str) -> bool:
     """The metrics a planner asks first: targets D95 and D2, serial organs Dmax, glands Dmean."""
     structure, _, name = metric.rpartition(" ")

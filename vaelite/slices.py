@@ -1,7 +1,7 @@
 """Cases as the slices the models see: all modalities of a slice side by side, in [-1, 1], at one size."""
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -59,6 +59,12 @@ def load_slices(cases: list[Case], size: int, skip_empty: bool = True) -> SliceS
         start = rows.stop
     case_index = torch.repeat_interleave(torch.arange(len(cases)), torch.tensor([len(mask) for mask in masks]))
     return SliceSet(x, have, torch.from_numpy(np.concatenate(masks)), case_index, tuple(case.name for case in cases))
+
+
+def thinned(slices: SliceSet, at_most: int) -> SliceSet:
+    """Every n-th slice, so that no more than `at_most` are left and all patients stay represented."""
+    rows = torch.arange(0, len(slices), max(1, -(-len(slices) // at_most)))
+    return replace(slices, x=slices.x[rows], have=slices.have[rows], mask=slices.mask[rows], case=slices.case[rows])
 
 
 def fit_in_plane(volume: np.ndarray, size: int, fill: float) -> np.ndarray:

@@ -17,6 +17,7 @@ from .evaluation import build_report, evaluate_dose, evaluate_images
 from .intensity import MODALITIES
 from .losses import image_loss, kl_divergence
 from .mapper import LatentMapper, MapperConfig
+from .probes import direction_errors
 from .profiles import Config, from_knobs, knobs, like
 from .runs import Run
 from .slices import SliceSet, load_slices
@@ -227,20 +228,12 @@ def reconstruction_psnr(vae: VAE, slices: SliceSet, batch: int = 32) -> dict[str
 
 def choose_decoders(translator: Translator, slices: SliceSet) -> tuple[dict[str, str], dict[str, dict[str, float]]]:
     """Per direction the decoder with the lower mean absolute error inside the body on these (validation) slices."""
-    choice, errors = {}, {}
-    for source, target in translator.directions():
-        s, t = MODALITIES.index(source), MODALITIES.index(target)
-        rows = slices.have[:, s] & slices.have[:, t]
-        if not rows.any():
-            raise VaeliteError(f"No validation patient has both {source} and {target}, so no decoder can be chosen. "
-                               f"Put such a patient into the validation split of dataset.json.")
-        wanted, mask = slices.x[rows, t].float(), slices.mask[rows]
-        direction = errors[f"{source}>{target}"] = {}
-        for method in ("mapped", "finetuned"):
-            predicted = translator.slices(slices.x[rows, s][:, None], source, target, method)[:, 0]
-            direction[method] = float((predicted - wanted).abs()[mask].mean())
-        choice[f"{source}>{target}"] = min(direction, key=direction.get)
-    return choice, errors
+    errors = direction_errors(translator, slices, ("mapped", "finetuned"))
+    unjudged = {f"{s}>{t}" for s, t in translator.directions()} - set(errors)
+    if unjudged:
+        raise VaeliteError(f"No validation patient can judge {', '.join(sorted(unjudged))}, so no decoder can be chosen. "
+                           f"Put one that has both modalities into the validation split of dataset.json.")
+    return {direction: min(of_method, key=of_method.get) for direction, of_method in errors.items()}, errors
 
 
 def mirrored(x: Tensor, mirror: Tensor) -> Tensor:

@@ -85,6 +85,14 @@ class Translator:
         translated = self.slices(fitted, source, target, method)[:, 0].numpy()
         return unfit_in_plane(translated, unit_zyx.shape)
 
+    @torch.no_grad()
+    def reconstruct(self, unit_zyx: np.ndarray) -> np.ndarray:
+        """A volume through the VAE and back, in [-1, 1] on its own grid: what the latents can hold."""
+        fitted = torch.from_numpy(fit_in_plane(unit_zyx, self.size, fill=-1.0))[:, None]
+        device = self.vae.patch_mean.device
+        parts = [self.vae.decode(self.vae.encode(x.to(device)).mean).cpu() for x in fitted.split(16)]
+        return unfit_in_plane(torch.cat(parts)[:, 0].clamp(-1, 1).numpy(), unit_zyx.shape)
+
 
 def translate(volume: Volume, source: str, target: str, translator: Translator, method: str = "vaelite",
               mask: np.ndarray | None = None) -> Volume:

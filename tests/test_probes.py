@@ -1,0 +1,102 @@
+"""What the probes measure: a known wave at its frequency, a disc of a known area, an error that numpy agrees with."""
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from vaelite.intensity import MODALITIES
+from vaelite.probes import direction_errors, lesion_response, plant_lesions, radial_power
+from vaelite.report import report_card
+from vaelite.slices import SliceSet, thinned
+from vaelite.translate import Translator
+from vaelite.vae import VAE, VAEConfig
+
+PIXEL_MM = 2.0
+
+
+@pytest.fixture(scope="module")
+def slices() -> SliceSet:
+    generator = torch.Generator().manual_seed(0)
+    x = 0.1 * torch.randn(6, 4, 64, 64, generator=generator)
+    mask = torch.zeros(6, 64, 64, dtype=torch.bool)
+    mask[:, 8:56, 8:56] = True
+    have = torch.ones(6, 4, dtype=torch.bool)
+    have[3:, 2] = False
+    return SliceSet(x.half(), have, mask, torch.tensor([0, 0, 0, 1, 1, 1]), ("a", "b"))
+
+
+@pytest.fixture(scope="module")
+def untrained() -> Translator:
+    return Translator(VAE(VAEConfig()), None, None, 64, MODALITIES)
+
+
+def test_a_wave_has_its_power_at_its_frequency():
+    position_mm = (torch.arange(64) + 0.5) * PIXEL_MM
+    wave = torch.sin(2 * math.pi * position_mm / 16).expand(1, 64, 64)       # one period in 16 mm
+    frequency, power = radial_power(wave, torch.ones(1, 64, 64), PIXEL_MM)
+    assert frequency[power[3:].argmax() + 3] == pytest.approx(1 / 16)
+    assert frequency[-1] < 1 / (2 * PIXEL_MM)                # below the Nyquist frequency
+
+
+def test_white_noise_is_flat_and_four_times_the_power_at_twice_the_amplitude():
+    noise = torch.randn(200, 64, 64, generator=torch.Generator().manual_seed(1))
+    ones = torch.ones(200, 64, 64)
+    _, power = radial_power(noise - 1, ones, PIXEL_MM)       # air, -1, is the zero of the spectrum
+    np.testing.assert_allclose(power, 1, rtol=0.15)                # the first ring averages 200 x 8 numbers: SD 3.5 %
+    np.testing.assert_allclose(radial_power(2 * noise - 1, ones, PIXEL_MM)[1], 4 * power, rtol=1e-5)
+
+
+def test_a_mirrored_slice_has_the_same_spectrum(slices):
+    x, mask = slices.x[:, 0].float(), slices.mask
+    np.testing.assert_allclose(radial_power(x.flip(-1), mask.flip(-1), PIXEL_MM)[1], radial_power(x, mask, PIXEL_MM)[1])
+
+
+def test_a_lesion_has_its_diameter_and_lies_in_the_body(slices):
+    x = slices.x[:, 0].float()
+    planted, disc = plant_lesions(x, slices.mask, PIXEL_MM, amount=0.1, diameter_mm=12.0)
+    area_mm2 = disc.flatten(1).sum(1) * PIXEL_MM**2
+    np.testing.assert_allclose(area_mm2, math.pi * 6.0**2, rtol=0.2)
+    assert not (disc & ~slices.mask).any()
+    torch.testing.assert_close(planted - x, 0.1 * disc.float(), atol=1e-6, rtol=0)
+
+
+def test_copying_keeps_a_lesion_and_changes_nothing_else(slices, untrained):
+    x = slices.x[:, 0].float()
+    planted, disc = plant_lesions(x, slices.mask, PIXEL_MM, amount=0.1)
+    _, kept, elsewhere = lesion_response(untrained, x, planted, disc, "CBCT", "CT", "copy")
+    assert kept == pytest.approx(100, abs=0.01) and elsewhere == pytest.approx(0, abs=1e-4)
+
+
+def test_errors_agree_with_numpy_and_use_only_existing_pairs(slices, untrained):
+    errors = direction_errors(untrained, slices, ("copy",))
+    x, mask = slices.x.double().numpy(), slices.mask.numpy()
+    assert errors["CBCT>CT"]["copy"] == pytest.approx(np.abs(x[:, 0] - x[:, 1])[mask].mean(), rel=1e-3)
+    assert errors["CT>T1c"]["copy"] == pytest.approx(np.abs(x[:3, 1] - x[:3, 2])[mask[:3]].mean(), rel=1e-3)
+    assert len(errors) == 12
+
+
+def test_thinning_keeps_all_patients(slices):
+    few = thinned(slices, 3)
+    assert len(few) == 3 and set(few.case.tolist()) == {0, 1}
+    assert len(thinned(slices, 100)) == len(slices)
+
+
+def row(table, method, source, target, metric, mean, convention):
+    return {"table": table, "method": method, "source": source, "target": target, "metric": metric, "mean": mean,
+            "values": [mean], "n": 1, "convention": convention}
+
+
+def test_the_report_card_says_who_wins():
+    """We win MAE against copying in one direction of two, and lose the target dose to the U-Net."""
+    rows = [row("translation", method, s, t, "MAE", value, "synthrad2023")
+            for (s, t), values in {("CBCT", "CT"): (60, 50), ("CT", "CBCT"): (40, 50)}.items()
+            for method, value in zip(("vaelite", "copy"), values)]
+    rows += [row("dose", "vaelite", "CBCT", "CT", "MAE_target", 0.9, ""), row("dose", "unet", "CBCT", "CT", "MAE_target", 0.3, ""),
+             row("gamma", "vaelite", "CBCT", "CT", "gamma 1%/1mm", 98.0, "")]
+    answers = {entry["question"]: entry["answer"] for entry in report_card({"rows": rows})}
+    assert answers["MAE: better than doing nothing?"] == "1 of 2 directions"
+    assert answers["Target dose on the CT made from CBCT: are we the closest?"] == "no, unet is"
+    assert answers["gamma 1 %/1 mm: above 99 % for every patient and source?"] == "no"

@@ -1,0 +1,83 @@
+"""Looking closer at a translation: error by direction, sharpness by its spectrum, honesty by a planted lesion."""
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy import ndimage
+
+from .intensity import MODALITIES
+from .slices import SliceSet
+from .translate import Translator
+
+
+def direction_errors(translator: Translator, slices: SliceSet, methods: tuple[str, ...]) -> dict[str, dict[str, float]]:
+    """Mean absolute error in the body [1, images in -1..1] of each direction and method: {"CBCT>CT": {"copy": ...}}.
+
+    The method "tokenizer" decodes the true target's own latents: what is left if the mapping were perfect.
+    """
+    errors: dict[str, dict[str, float]] = {}
+    for source, target in translator.directions():
+        s, t = MODALITIES.index(source), MODALITIES.index(target)
+        rows = slices.have[:, s] & slices.have[:, t]
+        wanted, mask = slices.x[rows, t].float(), slices.mask[rows]
+        for method in methods if rows.any() else ():
+            if method == "tokenizer":
+                predicted = torch.from_numpy(translator.reconstruct(wanted.numpy()))
+            else:
+                predicted = translator.slices(slices.x[rows, s][:, None], source, target, method)[:, 0]
+            errors.setdefault(f"{source}>{target}", {})[method] = float((predicted - wanted).abs()[mask].mean())
+    return errors
+
+
+def radial_power(x: torch.Tensor, mask: torch.Tensor, pixel_mm: float) -> tuple[np.ndarray, np.ndarray]:
+    """Power spectrum averaged over rings of equal spatial frequency -> (frequency [1/mm], power [1]), mean over slices.
+
+    x: (n, h, h) in [-1, 1]; mask: (n, h, h), outside it x counts as air. From the first ring to the Nyquist frequency.
+    """
+    size = x.shape[-1]
+    body = ((x.float() + 1) * mask).double()                 # air is 0: the square's edges add no power
+    power = torch.fft.fft2(body, norm="ortho").abs().square().mean(0)
+    index = torch.fft.fftfreq(size) * size
+    ring = torch.hypot(index[:, None], index[None]).round().long().flatten()
+    mean = torch.bincount(ring, power.flatten()) / torch.bincount(ring)
+    rings = np.arange(1, size // 2)
+    return rings / (size * pixel_mm), mean[rings].numpy()
+
+
+def plant_lesions(x: torch.Tensor, mask: torch.Tensor, pixel_mm: float, amount: float,
+                  diameter_mm: float = 8.0) -> tuple[torch.Tensor, torch.Tensor]:
+    """A disc of `amount` added to each slice where its tissue is most uniform -> (x with lesion, disc).
+
+    x: (n, h, w) in [-1, 1]; mask, disc: (n, h, w) bool. A slice without room for a lesion keeps an empty disc.
+    """
+    _, h, w = x.shape
+    rows, columns = (np.arange(h) + 0.5) * pixel_mm, (np.arange(w) + 0.5) * pixel_mm
+    width = 2 * int(np.ceil(diameter_mm / pixel_mm)) + 1     # the neighbourhood is twice the lesion
+    disc = np.zeros(x.shape, bool)
+    for i, (image, body) in enumerate(zip(x.float().numpy(), mask.numpy())):
+        spread = ndimage.maximum_filter(ndimage.gaussian_gradient_magnitude(image, 1.0), width)
+        inside = ndimage.minimum_filter(body & (image > -0.5), width)     # tissue all around: no air
+        if inside.any():
+            row, column = np.unravel_index(np.argmin(np.where(inside, spread, np.inf)), spread.shape)
+            centre = (row + 0.5) * pixel_mm, (column + 0.5) * pixel_mm
+            disc[i] = np.hypot(rows[:, None] - centre[0], columns[None] - centre[1]) <= diameter_mm / 2 + 1e-6
+    disc = torch.from_numpy(disc)
+    return (x.float() + amount * disc).clamp(-1, 1), disc
+
+
+def lesion_response(translator: Translator, x: torch.Tensor, planted: torch.Tensor, disc: torch.Tensor, source: str,
+                    target: str, method: str) -> tuple[torch.Tensor, float, float]:
+    """What a planted lesion changes in the translation -> (change (n, h, w), kept [%], elsewhere [%]).
+
+    kept: the mean change in the disc; elsewhere: the largest |change| more than two pixels from it, mean over slices.
+    Both are relative to the lesion's contrast; 100 % and 0 % are faithful where both modalities share one scale.
+    Slices with an empty disc do not count.
+    """
+    some = disc.flatten(1).any(1)
+    x, planted, disc = x[some].float(), planted[some].float(), disc[some]
+    before, after = (translator.slices(image[:, None], source, target, method)[:, 0] for image in (x, planted))
+    change, lesion = after - before, planted - x
+    near = torch.nn.functional.max_pool2d(disc[:, None].float(), 5, 1, 2)[:, 0] > 0
+    contrast = lesion[disc].mean()
+    elsewhere = (change.abs() * ~near).flatten(1).amax(1).mean()
+    return change, float(100 * change[disc].mean() / contrast), float(100 * elsewhere / contrast)
