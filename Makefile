@@ -75,6 +75,8 @@ $(READY): pyproject.toml constraints.txt
 # The phantom is made only where the default folder is empty; other folders are the user's, and are checked, not filled.
 data: $(READY)
 ifeq ($(DATA),$(PHANTOM))
+	@test -z "$(filter command environment,$(foreach name,CASES SIZE SEED,$(origin $(name))))" || test ! -f $(DATA)/dataset.json || { \
+	  echo "$(DATA) is there already, and CASES, SIZE or SEED would change it. Remove that folder first."; exit 1; }
 	@test -f $(DATA)/dataset.json || { \
 	  cases=$(or $(CASES),$$($(VAELITE) config $(PROFILE) data.cases)) && \
 	  size=$(or $(SIZE),$$($(VAELITE) config $(PROFILE) data.size)) && \

@@ -90,8 +90,8 @@ draw_modalities(picture, pixel_mm, held_out.mask[row])
 #
 # ## 2 · How many numbers?
 #
-# The tokenizer cuts a slice into patches of `f × f` pixels and keeps `k` numbers of each. Our `f` and `k` are in
-# `cfg.vae`. The paper calls its own *KL-16*; in the literature this name stands for `f = 16`, `k = 16`.
+# The VAE (called *tokenizer* later) cuts a slice into patches of `f × f` pixels and keeps `k` numbers of each. Our `f`
+# and `k` are in `cfg.vae`. The paper calls its own *KL-16*; in the literature this name stands for `f = 16`, `k = 16`.
 #
 # **Predict.** How many pixels does one of our slices have, and how many latents? Write it down, then run.
 
@@ -109,7 +109,9 @@ print(f"{size} x {size} = {n_pixels:,} pixels; ({size} / {f})^2 x {k} = {n_laten
 # patterns whose weighted sum comes closest to every patch, on average, in closed form. With the mean patch $m$ and
 # the orthonormal patterns $c_1 \dots c_k$ (`patch_mean`, `components`):
 #
-# $$ z_j = c_j \cdot (p - m), \qquad \hat p = m + \sum_j z_j \, c_j $$
+# $$ z_j = \frac{c_j \cdot (p - m)}{s_j}, \qquad \hat p = m + \sum_j s_j \, z_j \, c_j $$
+#
+# with $s_j$ (`deviations`) the standard deviation along $c_j$, so every latent has variance 1.
 #
 # A VAE whose networks have not been trained is exactly this: we let them start at zero.
 
@@ -124,7 +126,7 @@ draw_components(pca.components[:, 0], pca.deviations, float(patches.var(0).sum()
 # like the first terms of a Fourier series. The number above each is its share of the variance of all training
 # patches.
 #
-# The whole method is these lines:
+# The fit is these lines:
 
 # %%
 show_source(VAE.fit_pca)
@@ -132,7 +134,8 @@ show_source(VAE.fit_pca)
 # %% [markdown]
 # ### Try it 1: project a patch
 #
-# Write $\hat p$ for one patch, as above. `components` has one pattern in each row.
+# Write $\hat p$ for one patch, as above, without $s_j$: what the first formula divides by, the second multiplies by.
+# `components` has one pattern in each row.
 
 # %% tags=["exercise"]
 def my_projection(patch, mean, components):
@@ -201,8 +204,10 @@ draw_quality([n * (size // f) ** 2 for n in steps], pca_db, n_pixels)
 # %% [markdown]
 # **Read.** PSNR is a logarithm: +6 dB means half the root-mean-square error. To get a feeling for it, find the
 # line's values for the settings at which *you* stopped seeing a difference above. Whole slices count here, air too,
-# of validation patients, whom the PCA never saw. Note which modality is hardest: smooth pictures are cheap, noise
-# cannot be compressed, because what is random in one pixel is not told by its neighbours.
+# of validation patients, whom the PCA never saw. Smooth pictures are cheap; noise cannot be compressed, because what
+# is random in one pixel is not told by its neighbours. Yet a grainy CBCT may come out best: CT's scale spans 3000 HU,
+# so its soft tissue and noise hardly count, while MR's range is its own contrast. So do not compare dB between
+# modalities.
 #
 # ## 4 · From a point to a cloud: the variational autoencoder
 #
@@ -228,12 +233,15 @@ def my_sample(mean, logvar, noise):
 
 # %% tags=["check"]
 def check_sample(sample):
-    if sample(0.0, 0.0, 1.0) is None:
+    def z(*numbers):                                         # tensors go in, as in training
+        return sample(*(torch.tensor(number, dtype=torch.double) for number in numbers))
+
+    if z(0.0, 0.0, 1.0) is None:
         return "not attempted yet"
-    assert abs(sample(3.0, 0.0, 0.0) - 3) < 1e-9, "without noise, z is the mean"
-    assert abs(sample(0.0, 0.0, 2.0) - 2) < 1e-9, "logvar 0 means sigma 1: the noise passes unchanged"
-    assert abs(sample(0.0, math.log(9), 1.0) - 3) < 1e-9, "variance 9 is sigma 3: take half of logvar before exp"
-    assert abs(sample(5.0, math.log(9), -1.0) - 2) < 1e-9, "the mean is added to the noise, and noise has a sign"
+    assert abs(z(3.0, 0.0, 0.0) - 3) < 1e-9, "without noise, z is the mean"
+    assert abs(z(0.0, 0.0, 2.0) - 2) < 1e-9, "logvar 0 means sigma 1: the noise passes unchanged"
+    assert abs(z(0.0, math.log(9), 1.0) - 3) < 1e-9, "variance 9 is sigma 3: take half of logvar before exp"
+    assert abs(z(5.0, math.log(9), -1.0) - 2) < 1e-9, "the mean is added to the noise, and noise has a sign"
     return "correct"
 
 
@@ -241,7 +249,7 @@ print(check_sample(my_sample))
 
 # %% tags=["solution"] jupyter={"source_hidden": true}
 def my_sample(mean, logvar, noise):
-    return mean + math.exp(0.5 * logvar) * noise
+    return mean + torch.exp(0.5 * logvar) * noise
 
 
 print(check_sample(my_sample))
@@ -272,14 +280,17 @@ def my_kl(mu, logvar):
 
 # %% tags=["check"]
 def check_kl(kl):
-    if kl(0.0, 0.0) is None:
+    def nats(*numbers):                                      # tensors go in, as in training
+        return kl(*(torch.tensor(number, dtype=torch.double) for number in numbers))
+
+    if nats(0.0, 0.0) is None:
         return "not attempted yet"
-    assert abs(kl(0.0, 0.0)) < 1e-9, "the prior is 0 nats from itself"
-    assert abs(kl(1.0, 0.0) - 0.5) < 1e-9, "moving mu by one sigma costs half a nat"
-    assert kl(0.0, math.log(0.01)) > 0, "a divergence is never negative: look at the sign of logvar"
+    assert abs(nats(0.0, 0.0)) < 1e-9, "the prior is 0 nats from itself"
+    assert abs(nats(1.0, 0.0) - 0.5) < 1e-9, "moving mu by one sigma costs half a nat"
+    assert nats(0.0, math.log(0.01)) > 0, "a divergence is never negative: look at the sign of logvar"
     z = 0.5 + 0.2 * torch.randn(200_000, generator=torch.Generator().manual_seed(0))
     log_ratio = -0.5 * ((z - 0.5) / 0.2) ** 2 - math.log(0.2) + 0.5 * z**2
-    difference = abs(kl(0.5, math.log(0.04)) - float(log_ratio.mean()))
+    difference = abs(float(nats(0.5, math.log(0.04)) - log_ratio.mean()))
     assert difference < 0.02, f"200,000 draws disagree by {difference:.2f} nat: sigma^2 is exp(logvar); all terms?"
     return "correct"
 
@@ -288,7 +299,7 @@ print(check_kl(my_kl))
 
 # %% tags=["solution"] jupyter={"source_hidden": true}
 def my_kl(mu, logvar):
-    return 0.5 * (mu**2 + math.exp(logvar) - 1 - logvar)
+    return 0.5 * (mu**2 + torch.exp(logvar) - 1 - logvar)
 
 
 print(check_kl(my_kl))
@@ -373,12 +384,25 @@ print(f"mean absolute error in the body, of the range 2: {edge:.3f} in the steep
 # **Predict.** At which noise is the picture as bad as PCA with half of its patterns?
 
 # %%
+my_guess_noise = None                                        # one of the four: 0.0, 0.1, 0.3 or 1.0
+
+# %%
 generator = torch.Generator().manual_seed(0)
 noise = torch.randn(posterior.mean.shape, generator=generator)
 print(f"{'noise [SD of a latent]':>24}{'PSNR [dB]':>12}   (one mean over {len(x)} slices of all modalities)")
+noisy_db = {}
 for level in (0.0, 0.1, 0.3, 1.0):
     noisy = torch.cat([vae.decode(part) for part in (posterior.mean + level * noise).split(32)])
-    print(f"{level:>24}{unit_psnr(noisy.clamp(-1, 1), x):>12.1f}")
+    noisy_db[level] = unit_psnr(noisy.clamp(-1, 1), x)
+    print(f"{level:>24}{noisy_db[level]:>12.1f}")
+
+# %%
+half = torch.where(torch.arange(k).view(1, k, 1, 1) < k // 2, pca.linear_encode(x), 0.0)
+half_db = unit_psnr(pca.linear_decode(half).clamp(-1, 1), x)
+print(f"{f'PCA, {k // 2} of {k} patterns':>24}{half_db:>12.1f}   (the same slices, no noise)")
+as_bad = [level for level, db in noisy_db.items() if db <= half_db]
+print(f"As bad as that or worse: {f'noise from {as_bad[0]} on' if as_bad else 'none of the four'}.  "
+      f"You said {my_guess_noise}.")
 
 # %%
 nats = kl_divergence(posterior.mean, posterior.logvar)       # (n,) nat per slice
@@ -411,7 +435,7 @@ draw_slices(dreams, "model space", pixel_mm,
 # ## 7 · One space for all modalities: where do CT and MR of one head lie?
 #
 # Nobody told the VAE about modalities. **Predict**: is the CT of a slice closer to the MR of the *same* slice, or
-# to the CT of the slice a few millimetres above?
+# to the CT of a slice above it? (We coded every third slice; how many millimetres that is will be printed.)
 
 # %%
 number, modality = have.nonzero().T                          # of each code: which slice, which modality
@@ -493,7 +517,7 @@ few, few_db = steps[0] * (size // f) ** 2, sum(pca_db[m][0] for m in modalities)
 all_db = sum(vae_db[m] for m in modalities) / len(modalities)
 print(f"Can a few hundred numbers stand for a slice? {few:,} numbers: {few_db:.1f} dB (PCA). {n_latents:,} numbers, "
       f"{n_pixels / n_latents:g} x fewer than pixels: {all_db:.1f} dB (VAE), profile {profile_name}, validation.")
-print(f"saved: {run.path}/vae.safetensors, {run.stages['vae']['parameters']:,} parameters, "
+print(f"saved: {run.file_of('vae')}, {run.stages['vae']['parameters']:,} parameters, "
       f"{run.stages['vae']['seconds']:.0f} s")
 
 # %% [markdown]

@@ -85,8 +85,7 @@ draw_modalities(x_of, pixel_mm, judged.mask[row])
 # ## 2 · First rival: do nothing
 #
 # The cheapest translator hands back its source. Where modalities nearly agree it is hard to beat, and a paper that
-# does not print its error hides something. In one published head-and-neck study, CBCT to CT reached 33.2 HU, which
-# sounds good until one reads that the raw CBCT already had 39.0.
+# does not print its error hides something.
 #
 # **Predict.** Which two directions does copying do best? Which worst?
 
@@ -245,18 +244,23 @@ def my_attention(q, k, v):
 print(check_attention(my_attention))
 
 # %% [markdown]
-# The mapper's own attention is your two lines, for several heads at once. No mask: a token reads those before it
-# **and** those behind it. That is what *bidirectional* means; a language model that writes from left to right may
-# only look back.
+# The mapper's own attention is your two lines for several heads, with $q$ and $k$ normalised before (so no token can
+# shout) and one linear layer after. No mask: a token reads those before it **and** those behind it. That is what
+# *bidirectional* means; a language model that writes from left to right may only look back.
 
 # %%
 show_source(Block.attend)
 
 # %% [markdown]
-# **How is it told where to go?** Each modality has an embedding as source and one as target. Their sum scales,
-# shifts and gates every block (adaLN-Zero, Peebles and Xie 2023). The gates start at zero: before training, the
-# mapper *is* the ridge, and it learns what the ridge leaves over. That is our choice; the paper publishes no
-# architecture.
+# Attention is the first of three branches of a **block**. The second is a 3 x 3 convolution over the grid of tokens,
+# the third a small network that works on each token alone. Each branch adds a correction to the tokens, and a few
+# blocks follow one another.
+#
+# **How is it told where to go?** Each modality has an *embedding*, a learnt vector, as source and another as target.
+# In every block their sum sets a scale and a shift for what enters attention and network, and for each branch a
+# *gate*, a learnt factor for what it adds (adaLN-Zero, Peebles and Xie 2023). The gates start at zero: before
+# training, the mapper *is* the ridge, and it learns what the ridge leaves over. That is our choice; the paper
+# publishes no architecture.
 #
 # ## 5 · Train it
 #
@@ -270,13 +274,17 @@ train_mapper(cfg, cases, run)
 translator = load_mapped(run)                                # stages 1 and 2 as lesson 03 will find them
 
 # %%
-draw_training(run.stages["mapper"]["history"], "mapper")
+draw_training(run.stages["mapper"]["history"], "mapper", "mean |error| [SD of a latent]")
 
 # %% [markdown]
-# **Read.** The loss is the mean error of a latent in standard deviations. It starts at the ridge, not at 1. Lesson 01
-# measured what such an error costs in dB: look at its table "How exact must a latent be?".
+# **Read.** The loss is the mean **absolute** error of a latent, in its standard deviations, on **training** patients.
+# It starts at the ridge. Lesson 01 measured what an error in the latents costs in dB: look at its table "How exact
+# must a latent be?". That table counts the root mean square, which is never smaller: 1.25 times the mean absolute
+# error if errors are normal, more if a few are large. And on other patients the error is larger too.
 #
 # ## 6 · All directions, three methods
+#
+# *copy* hands back the source, *ridge* is the closed form, *mapped* is what the trained mapper makes of it.
 
 # %%
 errors = direction_errors(translator, judged, ("copy", "ridge", "mapped"))
@@ -361,12 +369,15 @@ draw_influence(seen, token, f"{source} to {target}: a target token reads {before
 
 # %%
 assert before == here and after == len(order) - here - 1, "a bidirectional mapper reads every token"
-own, rest = float(order[here] / order.sum()), float(1 - order[here] / order.sum())
-print(f"share of the influence: own place {100 * own:.0f} %, all {len(order) - 1} others together {100 * rest:.0f} %")
+around = seen["mapper"][token[0] - 1:token[0] + 2, token[1] - 1:token[1] + 2]
+own, near = float(order[here] / order.sum()), float(around.sum() / order.sum())
+print(f"share of the influence: its 3 x 3 neighbourhood {100 * near:.0f} % (its own place alone {100 * own:.0f} %), "
+      f"the {len(order) - around.numel()} tokens beyond {100 * (1 - near):.0f} %")
 
 # %% [markdown]
-# **Read.** The ridge sees its 3 x 3 neighbourhood and nothing else, by construction. The mapper reads every token,
-# but most of them faintly: note the logarithmic scale. Reading everything is not the same as using it.
+# **Read.** The ridge sees its 3 x 3 neighbourhood and nothing else, by construction. The mapper reads every token. What
+# all those beyond the neighbourhood count together is printed above; a single one of them counts little, which the
+# logarithmic scale hides. Reading everything is not the same as using it.
 #
 # ## 8 · Guidance: say where to go, or lie about it
 #
@@ -449,16 +460,17 @@ print("not attempted yet" if my_networks is None else "correct" if right else "n
 # %% [markdown]
 # <details><summary>Answers 2 and 3</summary>
 #
-# 2: Because an error alone has no scale: 33 HU is little for MR to CT and almost nothing gained for CBCT to CT. 3:
-# The token at the upper left would decide without having seen the rest of the head, the one at the lower right with
-# all of it. Quality would depend on where in the picture a tissue lies.
+# 2: Because an error alone has no scale: the same number of HU may be a great gain for MR to CT, where copying errs by
+# hundreds, and none for CBCT to CT, where copying errs little. 3: The token at the upper left would decide without
+# having seen the rest of the head, the one at the lower right with all of it. Quality would depend on where in the
+# picture a tissue lies.
 # </details>
 
 # %%
 won = sum(value > 0 for value in skill["mapped"])
 print(f"Can one model translate between any two modalities? {won} of {len(errors)} directions better than copying, "
       f"mean skill {sum(skill['mapped']) / len(errors):.2f} (profile {profile_name}, {len(judged)} validation slices).")
-print(f"saved: {run.path}/mapper.safetensors, {run.stages['mapper']['parameters']:,} parameters, "
+print(f"saved: {run.file_of('mapper')}, {run.stages['mapper']['parameters']:,} parameters, "
       f"{run.stages['mapper']['seconds']:.0f} s")
 
 # %% [markdown]

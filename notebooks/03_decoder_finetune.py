@@ -21,7 +21,7 @@
 # | | |
 # |---|---|
 # | **Goal** | fine-tune the decoder on mapped latents, and measure what is gained, what is lost, what is invented |
-# | **Time** | smoke: about 2 min · laptop: about 15 min, half of it for the U-Net · paper: days, needs a GPU |
+# | **Time** | smoke: about 2 min · laptop: about 15 min, most of it for the U-Net · paper: days, needs a GPU |
 # | **Needs** | a run with the stages `vae` (lesson 01) and `mapper` (lesson 02) |
 # | **Makes** | stages `decoder` and `unet` in `runs/<name>/`, read by lesson 04 |
 # | **You should know** | lessons 01 and 02; what a spatial frequency is helps |
@@ -43,9 +43,10 @@ from scipy.ndimage import gaussian_filter, shift
 
 from vaelite.cases import load_cases
 from vaelite.decoder import GuidedDecoder
+from vaelite.dose_figures import draw_response
 from vaelite.explore import explore, show_source
-from vaelite.figures import (DISPLAYS, METHOD_COLOURS, draw_slices, draw_training, draw_translations, headline,
-                             new_figure, plain_axes)
+from vaelite.figures import (DISPLAYS, METHOD_COLOURS, METHOD_NAMES, draw_slices, draw_training, draw_translations,
+                             headline, new_figure, plain_axes)
 from vaelite.intensity import MODALITIES
 from vaelite.losses import image_loss, ssim_2d
 from vaelite.probes import direction_errors, lesion_response, plant_lesions, radial_power
@@ -72,7 +73,8 @@ print(f"{len(held_out)} slices of {len(validation)} validation patient(s), pixel
       f"Left out, not in this data set: {', '.join(missing)}." if missing else "All four modalities are there.")
 
 # %%
-source, target = ("T1c", "CT") if {"T1c", "CT"} <= set(start.modalities) else ("CBCT", "CT")
+wished = [("T1c", "CT"), ("T2w", "CT"), ("CBCT", "CT")]
+source, target = next((pair for pair in wished if pair in start.directions()), start.directions()[0])
 row = int((held_out.case == 0).sum() * 0.6)                  # a slice through the face of the first validation patient
 both = held_out.have[:, MODALITIES.index(source)] & held_out.have[:, MODALITIES.index(target)]
 x_source, x_target = (held_out.x[both, MODALITIES.index(m)].float() for m in (source, target))      # n h w
@@ -84,16 +86,16 @@ draw_translations(source, x_source[row], target, x_target[row], {"tokenizer": to
 
 # %% [markdown]
 # **Look.** The last picture is the truth. *Tokenizer* decodes the truth's own latents: a perfect mapper would get
-# there and no further, as long as the decoder stays what it is. *Mapper* decodes what lesson 02 guessed from the
+# there and no further, as long as the decoder stays what it is. *Mapped* decodes what lesson 02 guessed from the
 # source.
 #
-# So there are two errors in the second picture: what the latents **cannot hold** and what the mapper **did not
-# know**.
+# So there are two errors in the third picture (*mapped*): what the latents **cannot hold** and what the mapper **did
+# not know**.
 #
 # **Predict.** Over all directions: which of the two is larger, and by what factor? Write a number.
 
 # %%
-my_guess_factor = None                                       # mapper error / tokenizer error
+my_guess_factor = None                                       # error of mapped / error of tokenizer
 some = thinned(held_out, 60)                                 # every n-th slice is enough for a mean, and much faster
 errors = direction_errors(start, some, ("copy", "tokenizer", "ridge", "mapped"))
 factors = {name: e["mapped"] / e["tokenizer"] for name, e in errors.items()}
@@ -109,15 +111,15 @@ def error_table(errors):
         best = list(of_method).index(min((m for m in of_method if m != "tokenizer"), key=of_method.get))
         shown[best] = f"**{shown[best]}**"
         lines.append([name.replace(">", " → "), display.unit, *shown])
-    return Markdown(markdown(["direction", "unit", *methods], lines))
+    return Markdown(markdown(["direction", "unit", *(METHOD_NAMES.get(m, m) for m in methods)], lines))
 
 
 error_table(errors)
 
 # %%
 easiest, hardest = min(factors, key=factors.get), max(factors, key=factors.get)
-print(f"mapper error / tokenizer error: {factors[easiest]:.1f} ({easiest}) to {factors[hardest]:.1f} ({hardest}), "
-      f"median {np.median(list(factors.values())):.1f}. You said {my_guess_factor}.")
+print(f"error of mapped / error of tokenizer: {factors[easiest]:.1f} ({easiest}) to {factors[hardest]:.1f} "
+      f"({hardest}), median {np.median(list(factors.values())):.1f}. You said {my_guess_factor}.")
 
 # %% [markdown]
 # **Read.** Mean absolute error inside the body, over up to 60 validation slices. A factor near 1 means that the
@@ -197,7 +199,8 @@ print(check_best_constant(my_best_constant))
 #
 # We spoil the true slice in four ways and scale each defect until its L1 is exactly 0.02.
 #
-# **Predict.** Rank the four by SSIM: a grey offset, noise, blur, a shift by one pixel.
+# **Predict.** Rank the four by SSIM: a grey offset, noise, blur, a shift along the rows (scaling makes it a fraction
+# of a pixel).
 
 # %%
 truth = x_target[row].numpy()
@@ -243,6 +246,8 @@ def check_ssim(ssim):
     assert abs(brighter - 0.8) < 1e-3, f"twice as bright: 2 * 0.5 / (0.25 + 1) = 0.8, not {brighter:.3f}"
     assert abs(ssim(0.5, 1.0, 0.2, 0.05, 0.1) - 0.64) < 1e-3, "both at once: the two factors are multiplied"
     assert abs(ssim(0.0, 0.0, 0.0, 0.0, 0.0) - 1) < 1e-9, "two flat, black windows: c1 and c2 stand above and below"
+    hint = "use the given c1 and c2, c1 with the means and c2 with the variances: (0 + 1) / (0 + 1 + 1) * 3 / 3 = 0.5"
+    assert abs(ssim(0.0, 1.0, 0.0, 0.0, 0.0, c1=1.0, c2=3.0) - 0.5) < 1e-9, hint
     return "correct"
 
 
@@ -286,8 +291,9 @@ draw_translations(source, x_source[row], target, x_target[row], {"mapped": mappe
 # %% [markdown]
 # ## 5 · When it hurts: choose on validation
 #
-# Below, the error on the validation patients with the old decoder (`mapped`) and the new one (`finetuned`), from the
-# run's manifest. `finetune_decoder` has kept both and chosen the better one for each direction.
+# Below, the error on the validation patients with the old decoder (mapped) and the new one (fine-tuned), from the
+# run's manifest. `finetune_decoder` has kept both and chosen the better one for each direction. In code the second is
+# `"finetuned"`.
 
 # %%
 error_table(record["metrics"]["validation_mae_unit"])
@@ -327,7 +333,9 @@ def check_choice(choose):
     assert chosen["T1c>CT"] == "finetuned", "0.05 is the smaller error: fine-tuned"
     assert chosen["CBCT>CT"] == "mapped", "each direction decides for itself: 0.02 is smaller than 0.03"
     swapped = {name: {"finetuned": e["mapped"], "mapped": e["finetuned"]} for name, e in table.items()}
-    assert choose(swapped)["CBCT>CT"] == "finetuned", "look at the numbers, not at the names"
+    other = {"mapped": "finetuned", "finetuned": "mapped"}
+    hint = "with the errors swapped every choice must swap: compare the two numbers, not the names, nor with a limit"
+    assert choose(swapped) == {name: other[method] for name, method in chosen.items()}, hint
     return "correct"
 
 
@@ -350,17 +358,24 @@ print(check_choice(my_choice))
 # wide.
 
 # %%
+my_guess_per_mm = None                                       # spatial frequency [1/mm]
 frequency, true_power = radial_power(x_target, mask, pixel_mm)
 compared = {"tokenizer": tokenizer, "mapped": mapped, "finetuned": finetuned}
 share = {name: 100 * radial_power(image, mask, pixel_mm)[1] / true_power for name, image in compared.items()}
 fine = frequency > frequency[-1] / 2                         # the finer half of what the grid can hold
 fine_share = {name: float(values[fine].mean()) for name, values in share.items()}
+below = frequency[share["mapped"] < 50]
+lost = f"at {below[0]:.3f} per mm" if len(below) else "nowhere"
+latent_nyquist = 1 / (2 * cfg.vae.factor * pixel_mm)         # half a wave in each latent pixel
+print(f"mapped first falls below half of the truth's power {lost}; the grey line is at {latent_nyquist:.3f} per mm.",
+      f"You said {my_guess_per_mm}.")
 
 # %%
 figure, ((ax,),) = new_figure(3.2)
 for (name, values), style in zip(share.items(), (":", "--", "-")):
-    ax.plot(frequency, values, style, color=METHOD_COLOURS.get(name, "0.4"), label=name, linewidth=2)
-ax.axvline(1 / (2 * cfg.vae.factor * pixel_mm), color="0.7", linewidth=1)
+    ax.plot(frequency, values, style, color=METHOD_COLOURS.get(name, "0.4"), label=METHOD_NAMES.get(name, name),
+            linewidth=2)
+ax.axvline(latent_nyquist, color="0.7", linewidth=1)
 ax.axhline(100, color="0.7", linewidth=1)
 plain_axes(ax, "spatial frequency [1/mm]  (grey: Nyquist frequency of the latent grid)", "power [% of the truth]")
 ax.set_ylim(0, max(130, 1.05 * max(values.max() for values in share.values())))
@@ -370,7 +385,11 @@ headline(figure, f"{source} → {target}, fine detail: mapped has {fine_share['m
 figure
 
 # %% [markdown]
-# **Read.** The spectrum says how sharp a picture is. It cannot say whether its detail is true. To see that, cheat.
+# **Read.** The grey line is no wall: a latent pixel holds several numbers, so finer waves than its grid's can pass.
+# Power that the tokenizer keeps and mapped has lost is what the mapper did not know: unsure where an edge lies, it
+# averages.
+#
+# The spectrum says how sharp a picture is. It cannot say whether its detail is true. To see that, cheat.
 #
 # ## 7 · Break it: sharpen by cheating
 #
@@ -425,11 +444,13 @@ budget = {name: run.stages[name]["seconds"] for name in ("vae", "mapper", "decod
 print(" + ".join(f"{name} {s:.0f} s" for name, s in budget.items()), f"= {sum(budget.values()):.0f} s for the U-Net")
 train_unet(cfg, cases, run)
 translator = load_translator(run, cfg)
-cost = [[name, f"{s['parameters']:,}", f"{s['steps']:,}", f"{s['seconds']:.0f}"] for name, s in run.stages.items()]
+cost = [[METHOD_NAMES.get(name, name), f"{s['parameters']:,}", f"{s['steps']:,}", f"{s['seconds']:.0f}"]
+        for name, s in run.stages.items()]
 Markdown(markdown(["network", "parameters", "steps", "seconds"], cost))
 
 # %% [markdown]
-# **Predict.** In how many directions does the U-Net beat us on the validation patients?
+# **Predict.** In how many directions does the U-Net beat us on the validation patients? In all tables from here on,
+# `vaelite` is the decoder chosen in section 5, direction by direction.
 
 # %%
 final = direction_errors(translator, some, ("copy", "ridge", "vaelite", "unet"))
@@ -441,9 +462,8 @@ print(f"The U-Net has the lower error in {len(unet_wins)} of {len(final)} direct
       f"{': ' if unet_wins else ''}{', '.join(unet_wins)}; n = {len(validation)} patient(s).")
 
 # %% [markdown]
-# **Read.** Believe the table, not the method you have just built. Our own trials before this kit was written found
-# that on perfectly aligned slices an image-space network is hard to beat. With few patients, a few percent either way
-# are noise.
+# **Read.** Believe the table, not the method you have just built. With few patients, a few percent either way are
+# noise.
 #
 # ## 9 · Catch it lying: a planted lesion
 #
@@ -459,48 +479,39 @@ if {"CBCT", "CT"} <= set(translator.modalities):
     planted, disc = plant_lesions(x_cbct, body, pixel_mm, amount=150 / 1500)      # 1500 HU are 1 in model space
     responses = {method: lesion_response(translator, x_cbct, planted, disc, "CBCT", "CT", method)
                  for method in ("copy", "ridge", "mapped", "finetuned", "unet")}
-    lines = [[method, f"{kept:.0f} %", f"{elsewhere:.0f} %"] for method, (_, kept, elsewhere) in responses.items()]
+    lines = [[METHOD_NAMES.get(method, method), f"{kept:.0f} %", f"{elsewhere:.0f} %"]
+             for method, (_, kept, elsewhere) in responses.items()]
     table = Markdown(markdown(["method", "contrast kept (true: 100 %)", "largest change elsewhere (true: 0 %)"], lines))
 else:
     table = "Left out: this probe needs CBCT and CT, which share one scale."
 table
 
 # %%
-def draw_response(changes, disc, pixel_mm, finding, reach_mm=36):
-    """What the lesion changed around it in each translation [HU]; black: its outline. changes: {method: (h, w)}."""
-    figure, axes = new_figure(2.3, 1, len(changes))
-    reach = int(reach_mm / pixel_mm)
-    row, column = (int(i.float().mean()) for i in torch.nonzero(disc, as_tuple=True))
-    cut = slice(max(0, row - reach), row + reach + 1), slice(max(0, column - reach), column + reach + 1)
-    outline = disc[cut].numpy()
-    extent = (0, outline.shape[1] * pixel_mm, outline.shape[0] * pixel_mm, 0)
-    for ax, (method, change) in zip(axes[0], changes.items()):
-        image = ax.imshow(1500 * change[cut], cmap="RdBu_r", vmin=-150, vmax=150, extent=extent)
-        ax.contour(outline, levels=[0.5], colors="black", origin="lower", extent=(0, extent[1], 0, extent[2]))
-        plain_axes(ax, "mm", "mm" if method == "copy" else "")
-        ax.set_title(method, fontsize=9)
-        ax.grid(False)
-    figure.colorbar(image, ax=axes, label="change [HU]", shrink=0.9)
-    headline(figure, finding)
-    return figure
-
+if {"CBCT", "CT"} <= set(translator.modalities):
+    planted_in = disc[disc.flatten(1).any(1)]                # slices without room for a lesion are left out
+    _, kept, elsewhere = responses["ridge"]
+    does = [word for word, so in (("erases", kept < 50), ("smears", elsewhere > 10)) if so]     # our limits, in %
+    part = body[disc.flatten(1).any(1)].sum() / planted_in.sum()
+    print(f"Ridge kept {kept:.0f} % and changed up to {elsewhere:.0f} % outside: "
+          f"it {' and '.join(does) or 'neither erases nor smears'}. The lesion is 1/{part:.0f} of a slice's body.")
 
 # %%
 lesion = None
 if {"CBCT", "CT"} <= set(translator.modalities):
-    planted_in = disc[disc.flatten(1).any(1)]                # slices without room for a lesion are left out
     middle = len(planted_in) // 2
-    finding = ", ".join(f"{method} {responses[method][1]:.0f} %" for method in ("mapped", "finetuned", "unet"))
-    changes = {method: change[middle] for method, (change, _, _) in responses.items()}
-    lesion = draw_response(changes, planted_in[middle], pixel_mm,
+    finding = ", ".join(f"{METHOD_NAMES.get(method, method)} {responses[method][1]:.0f} %"
+                        for method in ("mapped", "finetuned", "unet"))
+    changes = {METHOD_NAMES.get(method, method): 1500 * change[middle].numpy()      # model space -> HU
+               for method, (change, _, _) in responses.items()}
+    lesion = draw_response(changes, planted_in[middle].numpy(), pixel_mm,
                            f"Contrast of an 8 mm lesion that survives, mean of {len(planted_in)} slices: {finding}")
 lesion
 
 # %% [markdown]
 # **Read.** *Kept* far below 100 % means a lesion is erased; far above, exaggerated. *Elsewhere* counts the largest
 # change more than two pixels away from it: a side effect, since one number of the code draws a whole patch. A network
-# may erase what it never saw in training. No mean error over a body would show that, as 8 mm are a thousandth of a
-# slice.
+# may erase what it never saw in training. No mean error over a body would show that: the lesion is too small a part
+# of it, as printed above.
 #
 # ### Explore 2: the translator
 
@@ -519,15 +530,23 @@ explore(partial(draw_translator, translator, first_patient, pixel_mm),
         "Go through the slices: where is the error largest, and is it the same place for the U-Net?",
         direction=widgets.Dropdown(options=names, value=f"{source} → {target}"),
         slice_number=widgets.IntSlider(row, 0, len(first_patient) - 1),
-        method=["vaelite", "mapped", "finetuned", "unet", "ridge"])
+        method=[(METHOD_NAMES.get(m, m), m) for m in ("vaelite", "mapped", "finetuned", "unet", "ridge")])
 
 # %% [markdown]
 # ## Check yourself
 #
-# 1. A colleague's network has a lower L1 than yours and looks blurred. Can both be true? (Yes: section 2.)
-# 2. Why is the choice of the decoder made on validation patients, and not on test patients? (Section 5.)
+# 1. A colleague's network has a lower L1 than yours and looks blurred. Can both be true?
+# 2. Why is the choice of the decoder made on validation patients, and not on test patients?
 # 3. A synthetic CT has the same spectrum as the real one. Is it therefore right? Answer with `True` or `False`; the
 #    next cell verifies it with a picture that has exactly the truth's spectrum: the truth, mirrored.
+#
+# <details><summary>Answers 1 and 2</summary>
+#
+# 1: Yes. (Section 7: a misplaced edge costs twice, where it is and where it should be.) A blurred edge costs little
+# at both places. 2: The better of two noisy numbers is always too good, so the patients we choose on cannot judge the
+# choice. (Section 5.)
+#
+# </details>
 
 # %%
 my_answer = None                                             # True or False

@@ -9,10 +9,12 @@ import pytest
 from vaelite import dose_figures, figures
 from vaelite.dose import dvh
 from vaelite.dose_figures import (draw_comparison, draw_depth_dose, draw_dose_difference, draw_dose_wash, draw_dvh,
-                                  draw_error_against_dose, draw_gamma, draw_mean_against_n, draw_pass_rates)
+                                  draw_error_against_dose, draw_gamma, draw_mean_against_n, draw_pass_rates,
+                                  draw_response)
 from vaelite.errors import VaeliteError
 
 SHAPE, SPACING_MM = (10, 24, 20), (3.0, 2.0, 2.0)
+LESION = np.hypot(*np.mgrid[-12:12, -14:10]) <= 2            # a disc of 8 mm
 
 
 @pytest.fixture(scope="module")
@@ -38,11 +40,12 @@ def all_figures(p: dict) -> dict:
         "depth": draw_depth_dose(np.linspace(0.1, 30, 50), np.linspace(100, 20, 50), "finding"),
         "rates": draw_pass_rates({"CBCT by unet": {"2 %/2 mm": 99.0, "1 %/1 mm": 90.0}}, "finding"),
         "points": draw_error_against_dose([("vaelite", "CBCT", 40.0, 0.5), ("copy", "T1c", 90.0, 2.0)], "finding"),
+        "lesion": draw_response({"copy": 150.0 * LESION, "ridge": 100.0 * LESION}, LESION, 2.0, "finding"),
         "mean": draw_mean_against_n([40.0, 50.0, 45.0], [np.nan, 60.0, 12.0], "HU", "finding"),
     }
 
 
-UNIT = re.compile(r"\[(Gy|%|HU|cm|1|% of .+)\]|^mm\b|gamma \[1\]|criterion")
+UNIT = re.compile(r"\[(Gy|%|HU|cm|mm|1|% of .+)\]|criterion")
 
 
 def test_every_axis_and_colour_bar_names_quantity_and_unit(patient):
@@ -100,6 +103,34 @@ def test_the_difference_is_in_percent_of_the_prescription_and_centred_on_zero(pa
 def test_the_passing_limit_is_the_middle_of_the_gamma_colours(patient):
     image = all_figures(patient)["gamma"].axes[0].get_images()[-1]
     assert sum(image.get_clim()) / 2 == 1
+
+
+@pytest.mark.parametrize("draw", ["difference", "gamma"])
+def test_the_target_is_outlined_and_named_on_a_map(patient, draw):
+    p, target = patient, {"PTV": patient["masks"]["PTV"]}
+    figure = (draw_gamma(p["ct"], p["gamma"], SPACING_MM, "finding", 6, target) if draw == "gamma" else
+              draw_dose_difference(p["ct"], p["dose"], p["higher"], SPACING_MM, 70.0, "finding", 6, structures=target))
+    axes = figure.axes[0]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["PTV"]
+    x, y = axes.collections[0].get_paths()[0].vertices.mean(0)
+    assert abs(x - 21) < 1.5 and abs(y - 25) < 1.5, "around the ball's centre, pixel (12, 10) of 2 mm"
+    assert not draw_gamma(p["ct"], p["gamma"], SPACING_MM, "finding", 6).axes[0].collections
+
+
+def test_equal_pass_rates_do_not_hide_each_other():
+    same = {"2 %/2 mm": 99.0, "1 %/1 mm": 90.0}
+    lines = draw_pass_rates({"T2w by ridge": same, "T2w by vaelite": same}, "finding").axes[0].lines
+    first, second = (line.get_xdata() for line in lines[:2])
+    assert (np.abs(first - second) > 0.05).all() and np.abs(first - [0, 1]).max() < 0.3
+
+
+def test_the_lesion_keeps_its_place_and_size():
+    axes = draw_response({"copy": 150.0 * LESION}, LESION, 2.0, "finding", reach_mm=10).axes[0]
+    image = axes.get_images()[0]
+    assert image.get_clim() == (-150, 150) and image.get_array().shape == (11, 11)
+    assert image.get_array()[5, 5] == 150 and (image.get_array() != 0).sum() == LESION.sum()
+    x, y = axes.collections[0].get_paths()[0].vertices.mean(0)
+    assert abs(x - 11) < 1 and abs(y - 11) < 1, "the outline lies around the middle of 11 pixels of 2 mm"
 
 
 def test_pictures_are_true_to_scale(patient):

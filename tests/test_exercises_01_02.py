@@ -97,6 +97,18 @@ WRONG = {
     },
 }
 EXERCISES = list(WRONG)
+RIGHT = {                                                    # other ways to write it than the hidden solution's
+    ("01_vae", "sample"): {
+        "math.exp": lambda mean, logvar, noise: mean + math.exp(logvar / 2) * noise,
+        "method of a tensor": lambda mean, logvar, noise: mean + (0.5 * logvar).exp() * noise,
+        "square root": lambda mean, logvar, noise: mean + torch.sqrt(torch.exp(logvar)) * noise,
+    },
+    ("01_vae", "kl"): {
+        "math.exp": lambda mu, logvar: (mu**2 + math.exp(logvar) - 1 - logvar) / 2,
+        "method of a tensor": lambda mu, logvar: 0.5 * (mu.square() + logvar.exp() - 1 - logvar),
+        "its logarithm taken": lambda mu, logvar: 0.5 * (mu**2 + torch.exp(logvar) - 1 - torch.exp(logvar).log()),
+    },
+}
 
 
 def name_of(exercise) -> str:
@@ -126,6 +138,15 @@ def test_a_wrong_answer_is_rejected_with_a_hint(exercise, answer):
     with pytest.raises(AssertionError) as rejected:
         check(WRONG[exercise][answer])
     assert len(str(rejected.value)) > 15, "a rejected answer deserves a hint"
+
+
+@pytest.mark.parametrize(
+    ("exercise", "answer"), [(exercise, answer) for exercise, answers in RIGHT.items() for answer in answers],
+    ids=lambda value: value if isinstance(value, str) else name_of(value))
+def test_a_right_answer_may_be_written_another_way(exercise, answer):
+    cells = cells_of(*exercise)
+    check = namespace_after(cells["exercise"], cells["check"])[f"check_{exercise[1]}"]
+    assert check(RIGHT[exercise][answer]) == "correct"
 
 
 @pytest.mark.parametrize("notebook", ["01_vae", "02_latent_mapper"])

@@ -53,13 +53,16 @@ WRONG = {
         "structure only": lambda a, b, v, w, c, c1=1e-4, c2=1e-4: (2 * c + c2) / (v + w + c2),
         "correlation": lambda a, b, v, w, c, c1=1e-4, c2=1e-4: (2 * a * b + c1) / (a**2 + b**2 + c1) * (c + c2) / (math.sqrt(v * w) + c2),
         "sum": lambda a, b, v, w, c, c1=1e-4, c2=1e-4: ((2 * a * b + c1) / (a**2 + b**2 + c1) + (2 * c + c2) / (v + w + c2)) / 2,
-        "constants below only": lambda a, b, v, w, c, c1=1e-4, c2=1e-4: 4 * a * b * c / ((a**2 + b**2 + c1) * (v + w + c2))},
+        "constants below only": lambda a, b, v, w, c, c1=1e-4, c2=1e-4: 4 * a * b * c / ((a**2 + b**2 + c1) * (v + w + c2)),
+        "constants swapped": lambda a, b, v, w, c, c1=1e-4, c2=1e-4: (2 * a * b + c2) / (a**2 + b**2 + c2) * (2 * c + c1) / (v + w + c1),
+        "constants typed": lambda a, b, v, w, c, c1=1e-4, c2=1e-4: (2 * a * b + 1e-4) / (a**2 + b**2 + 1e-4) * (2 * c + 1e-4) / (v + w + 1e-4)},
     "my_choice": {
         "always the new one": first,
         "the larger error": lambda errors: {name: max(e, key=e.get) for name, e in errors.items()},
         "one for all": lambda errors: dict.fromkeys(errors, min(("mapped", "finetuned"), key=lambda m: sum(e[m] for e in errors.values()))),
         "only the better ones": lambda errors: {name: "finetuned" for name, e in errors.items() if e["finetuned"] < e["mapped"]},
-        "from memory": lambda errors: {name: "mapped" if name == "CBCT>CT" else "finetuned" for name in errors}},
+        "from memory": lambda errors: {name: "mapped" if name == "CBCT>CT" else "finetuned" for name in errors},
+        "below a limit": lambda errors: {name: "mapped" if e["mapped"] < 0.025 else "finetuned" for name, e in errors.items()}},
     "my_body_mae": {
         "multiplied": lambda mae, f: mae * f, "the same": lambda mae, f: mae, "the rest": lambda mae, f: mae / (1 - f + 1e-12),
         "root": lambda mae, f: mae / math.sqrt(f), "added": lambda mae, f: mae * (2 - f)},

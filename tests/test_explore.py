@@ -10,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from vaelite.errors import VaeliteError
-from vaelite.explore import MOST_CACHED, ends, explore, show_source
+from vaelite.explore import MOST_CACHED, PAGE_NOTE, ends, explore, show_source
 from vaelite.notebooks import run_notebooks
 
 PNG = b"\x89PNG"
@@ -48,7 +48,12 @@ def test_a_page_without_a_kernel_shows_the_first_picture():
     bundle = panel._repr_mimebundle_()
     assert base64.b64decode(bundle["image/png"]).startswith(PNG)
     assert bundle["text/plain"] == "How deep?"
-    assert "application/vnd.jupyter.widget-view+json" in bundle
+    assert "application/vnd.jupyter.widget-view+json" in bundle, "JupyterLab prefers the live widget"
+
+
+def test_the_question_on_a_page_is_text():
+    page = explore(Drawing(), 'Is a < "b"?', depth=range(5))._repr_mimebundle_()["text/html"]
+    assert page.count("Is a &lt; &quot;b&quot;?") == 2 and 'Is a <' not in page, "below the picture and read for it"
 
 
 def test_both_ends_of_each_control_are_drawn_when_it_is_built():
@@ -147,9 +152,9 @@ from vaelite.explore import explore
 def draw(depth):
     1 / (depth - refused)
     return Figure(figsize=(1, 1))
-panel = explore(draw, depth=widgets.IntSlider(2, 1, 5)); panel
+panel = explore(draw, "How deep?", depth=widgets.IntSlider(2, 1, 5)); panel
 # %%
-panel.children[0].value = 3
+panel.children[1].value = 3
 """
 
 
@@ -169,6 +174,12 @@ def run_explorer(tmp_path):
 def test_an_executed_notebook_keeps_the_picture(run_explorer):
     outputs = [output for cell in nbformat.read(run_explorer(0), 4).cells for output in cell.get("outputs", [])]
     assert any("image/png" in output.get("data", {}) for output in outputs)
+
+
+def test_the_page_shows_picture_and_question_once_and_says_where_the_sliders_are(run_explorer):
+    page = run_explorer(0).with_suffix(".html").read_text()
+    shown = page[page.index("<body"):]
+    assert shown.count("<b>How deep?</b>") == shown.count("<img") == shown.count(PAGE_NOTE) == 1
 
 
 @pytest.mark.parametrize("refused", [5, 3], ids=["an end", "a position moved to later"])

@@ -8,9 +8,9 @@ import pytest
 
 from vaelite import figures
 from vaelite.figures import (
-    DISPLAYS, MODALITY_COLOURS, body_box, draw_components, draw_direction_matrix, draw_influence, draw_latent_map,
-    draw_modalities, draw_quality, draw_reconstruction, draw_slices, draw_targets, draw_training, draw_translations,
-    mean_error, own_neighbour_share, physical)
+    DISPLAYS, METHOD_COLOURS, MODALITY_COLOURS, body_box, draw_components, draw_direction_matrix, draw_influence,
+    draw_latent_map, draw_modalities, draw_quality, draw_reconstruction, draw_slices, draw_targets, draw_training,
+    draw_translations, mean_error, own_neighbour_share, physical)
 from vaelite.intensity import MODALITIES, from_unit
 
 RNG = np.random.default_rng(0)
@@ -95,6 +95,15 @@ def test_each_modality_has_one_colour_and_a_display():
     assert len(set(MODALITY_COLOURS.values())) == len(MODALITIES)
 
 
+def test_no_method_has_the_colour_of_a_modality_or_of_another_method():
+    colours = [*MODALITY_COLOURS.values(), *METHOD_COLOURS.values()]
+    assert len(set(colours)) == len(colours)
+
+
+def test_the_axis_of_the_training_figure_can_say_what_the_loss_is():
+    assert draw_training(HISTORY, "mapper", "mean |error| [SD]").axes[0].get_ylabel() == "mean |error| [SD]"
+
+
 def test_mean_error_counts_the_body_only_and_speaks_hu():
     wrong_outside = np.where(MASK, X["CT"], 1.0)
     assert mean_error(wrong_outside, X["CT"], "CT", MASK) == 0
@@ -128,7 +137,7 @@ def test_the_headline_of_a_comparison_is_computed():
 def test_the_matrix_counts_the_directions_that_got_better():
     figure = draw_direction_matrix(ERRORS)
     assert figure.axes[1].get_title() == "ridge: better in 1 of 2"
-    assert headline_of(figure).startswith("The ridge leaves 100 %"), "median of 50 % and 150 %"
+    assert headline_of(figure) == "Median of directions: ridge has 100 % of the error of copy", "50 % and 150 %"
     shown = {text.get_text() for text in figure.axes[1].texts}
     assert shown == {"10", "450"}, "0.2 is 10 % of the range, 0.3 is 450 HU"
 

@@ -98,5 +98,5 @@ def test_the_report_card_says_who_wins():
              row("gamma", "vaelite", "CBCT", "CT", "gamma 1%/1mm", 98.0, "")]
     answers = {entry["question"]: entry["answer"] for entry in report_card({"rows": rows})}
     assert answers["MAE: better than doing nothing?"] == "1 of 2 directions"
-    assert answers["Target dose on the CT made from CBCT: are we the closest?"] == "no, unet is"
+    assert answers["Target dose on the CT made from CBCT: are we the closest?"] == "no, U-Net is"
     assert answers["gamma 1 %/1 mm: above 99 % for every patient and source?"] == "no"

@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 
+from vaelite import runs
 from vaelite.errors import VaeliteError
 from vaelite.profiles import PROFILES, from_knobs, knobs, profile
 from vaelite.runs import open_run, write_atomically
@@ -39,7 +40,7 @@ def test_a_mapper_is_refused_once_its_vae_was_trained_again(tmp_path):
 def test_damaged_weights_are_refused(tmp_path, damage):
     run = open_run(tmp_path)
     run.save_stage("vae", {"w": torch.randn(100)}, {})
-    file = tmp_path / "vae.safetensors"
+    file = run.file_of("vae")
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     {"truncate": lambda: file.write_bytes(content[:50]), "flip": lambda: file.write_bytes(content),
@@ -69,6 +70,23 @@ def test_a_crash_while_writing_keeps_the_old_file(tmp_path):
     assert file.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
 
+def test_a_crash_between_weights_and_manifest_keeps_the_old_stage(tmp_path, monkeypatch):
+    run = open_run(tmp_path)
+    run.save_stage("vae", {"w": torch.zeros(3)}, {})
+    real = runs.write_json
+    monkeypatch.setattr(runs, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        run.save_stage("vae", {"w": torch.ones(3)}, {})
+    monkeypatch.setattr(runs, "write_json", real)
+    assert torch.equal(open_run(tmp_path).load_stage("vae").weights["w"], torch.zeros(3))
+
+
+def test_looking_at_a_run_that_is_not_there_makes_no_folder(tmp_path):
+    with pytest.raises(VaeliteError, match="report.json"):
+        open_run(tmp_path / "typo").report()
+    assert not (tmp_path / "typo").exists()
+
+
 @pytest.mark.parametrize("name", PROFILES)
 def test_a_profile_survives_its_record_in_the_manifest(name):
     cfg = profile(name)
@@ -82,6 +100,7 @@ def test_profiles_differ_only_in_numbers():
 
 
 @pytest.mark.parametrize(("knob", "value", "message"), [
+    ("vae.factor", 2, "decoder_widths"), ("data.size", 100, "multiple of 16"), ("vae_fit.steps", 0, "at least 1"),
     ("vae.factr", 8, "vae.factor"), ("vae.factor", "8", "int"), ("vae_fit.steps", 1.5, "int"), ("nothing", 1, "no knob")])
 def test_a_wrong_knob_is_refused_with_its_neighbour(knob, value, message):
     with pytest.raises(VaeliteError, match=message):

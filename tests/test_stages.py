@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import nibabel as nib
 import numpy as np
@@ -12,6 +13,7 @@ from conftest import write_nifti
 from vaelite.__main__ import main
 from vaelite.cases import load_cases
 from vaelite.errors import VaeliteError
+from vaelite.evaluation import load_doses
 from vaelite.profiles import profile
 from vaelite.report import report_tables, rows_of
 from vaelite.runs import open_run
@@ -52,7 +54,65 @@ def test_report_is_complete(finished):
     criteria = {r["metric"] for r in rows_of(report, table="gamma")}
     assert criteria == {"gamma 3%/3mm", "gamma 2%/2mm", "gamma 1%/1mm"}
     for row in rows_of(report, table="gamma"):
-        assert {"dose_percent", "distance_mm", "mode", "normalisation_gy", "cutoff_percent"} <= set(row["parameters"])
+        assert {"dose_percent", "distance_mm", "mode", "cutoff_percent", "reference", "interpolation"} <= set(row["parameters"])
+        assert set(row["cases"]) == set(row["n_voxels"]) == set(row["spacing_mm"]) == set(row["normalisation_gy"])
+
+
+def test_the_copy_row_is_the_error_between_the_files(finished):
+    """Oracle: the two volumes on disk, CBCT clipped to the window of model space."""
+    cases, run = finished
+    case = cases[-1]
+    cbct, ct, mask = np.clip(case.volume("CBCT"), -1000, 2000), case.volume("CT"), case.mask()
+    expected = np.abs(ct.astype(np.float64) - cbct)[mask].mean()
+    (row,) = rows_of(run.report(), table="translation", method="copy", source="CBCT", target="CT", metric="MAE",
+                     convention="synthrad2023")
+    assert row["values"] == [pytest.approx(expected, rel=1e-5)] and row["mean"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_vaelite_row_is_the_error_of_translate(finished):
+    cases, run = finished
+    case = cases[-1]
+    sct = translate(load_volume(case.path("CBCT"), "CBCT"), "CBCT", "CT", load_translator(run)).data
+    expected = np.abs(case.volume("CT") - sct)[case.mask()].mean()
+    (row,) = rows_of(run.report(), table="translation", method="vaelite", source="CBCT", target="CT", metric="MAE",
+                     convention="synthrad2023")
+    assert row["mean"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_doing_nothing_does_not_resample(finished):
+    """On a grid of another size than the models', the copy is still the source, voxel by voxel."""
+    unit = np.random.default_rng(0).uniform(-1, 1, (3, 44, 36)).astype(np.float32)
+    assert np.array_equal(load_translator(finished[1]).volume_unit(unit, "CBCT", "CT", "copy"), unit)
+
+
+def test_a_dvh_row_is_the_difference_of_the_kept_doses(finished):
+    cases, run = finished
+    case, doses = cases[-1], load_doses(run, cases[-1].name)
+    target = case.structures()["PTV"] & case.mask()
+    (row,) = rows_of(run.report(), table="dvh", method="vaelite", source="T1c", metric="PTV D95")
+    difference = np.percentile(doses["vaelite/T1c"][target], 5) - np.percentile(doses["CT"][target], 5)
+    assert row["mean"] == pytest.approx(difference, abs=1e-3)
+
+
+def test_other_splits_of_the_same_files_are_refused(finished, tiny_set, tmp_path):
+    """A training patient must not become a test patient behind the run's back."""
+    cases, run = finished
+    folder = tmp_path / "other"
+    shutil.copytree(tiny_set, folder)
+    manifest = json.loads((folder / "dataset.json").read_text())
+    manifest["cases"][0]["split"], manifest["cases"][-1]["split"] = "test", "train"
+    (folder / "dataset.json").write_text(json.dumps(manifest))
+    with pytest.raises(VaeliteError, match="not the data set"):
+        evaluate(load_cases(folder), run)
+
+
+def test_a_baseline_of_older_stages_is_left_out(finished, tmp_path):
+    cases, run = finished
+    shutil.copytree(run.path, tmp_path / "copy")
+    again = open_run(tmp_path / "copy")
+    assert load_translator(again).unet is not None
+    finetune_decoder(profile("smoke", **KNOBS | {"decoder_fit.steps": 9}), cases, again)
+    assert load_translator(again).unet is None
 
 
 def test_only_test_patients_are_reported(finished):
@@ -86,6 +146,18 @@ def test_training_twice_gives_the_same_weights(finished, tiny_set, tmp_path):
     train_vae(profile("smoke", **KNOBS), cases, again)
     first, second = run.load_stage("vae").weights, again.load_stage("vae").weights
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_finished_stage_is_kept_and_another_configuration_trains_again(finished, tiny_set, tmp_path, capsys):
+    cases, run = finished
+    before = run.stages["vae"]["written"], run.hash_of("vae")
+    train_vae(profile("smoke", **KNOBS), cases, run)
+    assert "kept" in capsys.readouterr().out and (run.stages["vae"]["written"], run.hash_of("vae")) == before
+    other = open_run(tmp_path / "other")
+    train_vae(profile("smoke", **KNOBS), cases, other)
+    first = other.hash_of("vae")
+    train_vae(profile("smoke", **KNOBS, seed=3), cases, other)
+    assert other.hash_of("vae") != first
 
 
 def test_choice_is_the_better_decoder_on_validation(finished):

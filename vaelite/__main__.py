@@ -147,9 +147,11 @@ def print_config(options: argparse.Namespace) -> None:
 
 
 def run_all(options: argparse.Namespace) -> None:
-    from .notebooks import run_notebooks
+    from .notebooks import PROJECT, run_notebooks
 
-    run_notebooks(None, {"profile_name": options.profile, "data_dir": str(options.data), "run_dir": str(options.run)}, options.run)
+    data, run = (path if not path.is_absolute() and Path.cwd() == PROJECT else path.resolve()
+                 for path in (options.data, options.run))    # relative names stay short in the executed pages
+    run_notebooks(None, {"profile_name": options.profile, "data_dir": str(data), "run_dir": str(run)}, run)
 
 
 if __name__ == "__main__":

@@ -169,6 +169,7 @@ def _load_case(folder: Path, entry: dict, first_seen: dict[str, tuple[str, Path]
         _check_new_content(path, volume, entry["patient"], first_seen)
         grids[path.name] = _without_voxels(volume)
     structure_names = _check_companions(folder, info, grids, checksums)
+    _check_prescription(folder, info, structure_names)
     _check_one_grid(folder, grids)
     _check_checksums(folder, entry.get("sha256", {}), checksums)
     reference = next(iter(grids.values()))
@@ -202,6 +203,17 @@ def _check_companions(folder: Path, info: dict, grids: dict, checksums: dict) ->
             raise VaeliteError(f"{path}: the dose is negative somewhere ({dose.data.min():g} Gy). Export it again.")
         grids[path.name] = _without_voxels(dose)
     return tuple(names)
+
+
+def _check_prescription(folder: Path, info: dict, structure_names: tuple[str, ...]) -> None:
+    doses = info.get("prescription_gy", {})
+    sound = isinstance(doses, dict) and all(
+        name in structure_names and type(dose) in (int, float) and 0 < dose < 200 for name, dose in doses.items())
+    if not sound:
+        raise VaeliteError(
+            f"{folder}: case.json has prescription_gy = {doses!r}. Expected {{name of a structure: total dose in Gy}}, "
+            f"such as {{\"PTV\": 70.0}}; structures here: {', '.join(structure_names) or 'none'}."
+        )
 
 
 def _read_mask(path: Path) -> tuple[np.ndarray, Volume, str]:

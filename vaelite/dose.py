@@ -14,6 +14,7 @@ import warnings
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import torch
 from scipy import ndimage, optimize, sparse
 
 from .errors import VaeliteError
@@ -441,9 +442,9 @@ def _xyz(zyx) -> dict[str, float]:
 
 @contextlib.contextmanager
 def _quiet():
-    """Silence pyRadPlan's progress bars, prints, warnings and log lines; exceptions pass."""
+    """Silence pyRadPlan's progress bars, prints, warnings and log lines, and keep torch's threads; exceptions pass."""
     logger = logging.getLogger("pyRadPlan")
-    level, nowhere = logger.level, io.StringIO()
+    level, nowhere, threads = logger.level, io.StringIO(), torch.get_num_threads()
     logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
@@ -454,3 +455,4 @@ def _quiet():
         raise VaeliteError(f"Dose needs pyRadPlan 0.3.5 ({missing}): {advice}.") from missing
     finally:
         logger.setLevel(level)
+        torch.set_num_threads(threads)                      # pyRadPlan changes it, and with it the networks' last bits

@@ -1,4 +1,4 @@
-"""Pictures of dose: on the anatomy, in histograms, against a second dose. Data in, Figure out.
+"""Pictures of dose: on the anatomy, in histograms, against a second dose; and of a planted lesion. Data in, Figure out.
 
 Volumes are (z, y, x) in LPS with spacing_mm = (dz, dy, dx); an axial slice shows the nose on top and the patient's left
 on the right. Doses are in Gy, CT in HU. The caller computes; these functions draw, and take the finding as `title`.
@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 from .errors import VaeliteError
 
 CT_WINDOW_HU = (-160.0, 240.0)                               # soft tissue: level 40, width 400
+BONE_WINDOW_HU = (0.0, 1500.0)                               # bone in greys, soft tissue nearly black
 DOSE_SHOWN_FROM = 0.1                                        # of the prescription; below it the anatomy shows through
 # Okabe and Ito's palette, told apart by colour-blind readers too
 STRUCTURE_COLOURS = {
@@ -85,6 +86,7 @@ def draw_dose_wash(ct_hu: np.ndarray, dose_gy: np.ndarray, structures: dict[str,
             show_contour(axes, cut(mask), pixel_mm, structure_colour(name))
         look_at_body(axes, cut(ct_hu), pixel_mm)
         axes.set_title(plane, fontsize=10)
+    panels[1].set_ylabel("z [mm]", fontsize=9)
     seen = [name for name, mask in structures.items() if mask[z].any() or mask[:, y].any()]
     handles = [Line2D([], [], color=structure_colour(name), linewidth=2, label=name) for name in seen]
     if handles:
@@ -96,26 +98,32 @@ def draw_dose_wash(ct_hu: np.ndarray, dose_gy: np.ndarray, structures: dict[str,
 
 def draw_dose_difference(ct_hu: np.ndarray, reference_gy: np.ndarray, evaluated_gy: np.ndarray,
                          spacing_mm: tuple[float, float, float], prescription_gy: float, title: str,
-                         z: int | None = None, limit_percent: float = 3.0) -> Figure:
-    """Evaluated minus reference dose in % of the prescription on one axial slice; red is too much, blue too little."""
+                         z: int | None = None, limit_percent: float = 3.0,
+                         structures: dict[str, np.ndarray] | None = None) -> Figure:
+    """Evaluated minus reference dose in % of the prescription on one axial slice; red is too much, blue too little.
+
+    structures: {name: bool volume} to be outlined.
+    """
     figure, axes = new_figure(4.6, width_in=5.5)
     z = hottest_slice(reference_gy, prescription_gy) if z is None else z
     image = show_difference(axes, ct_hu[z], reference_gy[z], evaluated_gy[z], spacing_mm[1:], prescription_gy,
                             limit_percent)
+    show_outlines(axes, structures or {}, z, spacing_mm[1:])
     look_at_body(axes, ct_hu[z], spacing_mm[1:])
     figure.colorbar(image, ax=axes, label="dose difference [% of the prescription]", extend="both", shrink=0.9)
-    set_finding(axes, title, 56)
+    set_finding(axes, title, 46)
     return figure
 
 
 def draw_gamma(ct_hu: np.ndarray, gamma: np.ndarray, spacing_mm: tuple[float, float, float], title: str,
-               z: int) -> Figure:
-    """Gamma on one axial slice: blue passes, red fails; below the cut-off (nan) the CT shows."""
+               z: int, structures: dict[str, np.ndarray] | None = None) -> Figure:
+    """Gamma on one axial slice: blue passes, red fails; below the cut-off (nan) the CT shows. structures: outlined."""
     figure, axes = new_figure(4.6, width_in=5.5)
     image = show_gamma(axes, ct_hu[z], gamma[z], spacing_mm[1:])
+    show_outlines(axes, structures or {}, z, spacing_mm[1:])
     look_at_body(axes, ct_hu[z], spacing_mm[1:])
     figure.colorbar(image, ax=axes, label="gamma [1]; above 1 fails", extend="max", shrink=0.9)
-    set_finding(axes, title, 56)
+    set_finding(axes, title, 46)
     return figure
 
 
@@ -125,11 +133,10 @@ def draw_comparison(ct_hu: np.ndarray, sct_hu: np.ndarray, reference_gy: np.ndar
     """The chain: CT, the other CT, what it does to the dose, and what gamma says about it. Axial slice z."""
     figure, panels = new_figure(6.2, rows=2, columns=2)
     figure.set_layout_engine("compressed")
-    bone_hu = (-1000.0, 1500.0)
     for axes, volume, name in zip(panels[0], (ct_hu, sct_hu), ("CT the plan was made on", "CT the dose is checked on")):
-        grey = show_ct(axes, volume[z], spacing_mm[1:], bone_hu)
+        grey = show_ct(axes, volume[z], spacing_mm[1:], BONE_WINDOW_HU)
         axes.set_title(name, fontsize=10)
-    figure.colorbar(grey, ax=panels[0], label="CT [HU]", shrink=0.9)
+    figure.colorbar(grey, ax=panels[0], label="CT, bone window [HU]", shrink=0.9)
     image = show_difference(panels[1, 0], ct_hu[z], reference_gy[z], evaluated_gy[z], spacing_mm[1:], prescription_gy,
                             limit_percent)
     figure.colorbar(image, ax=panels[1, 0], label="difference [% of prescription]", extend="both", shrink=0.9)
@@ -161,20 +168,22 @@ def draw_depth_dose(depth_cm: np.ndarray, dose_percent: np.ndarray, title: str, 
 
 
 def draw_pass_rates(rates: dict[str, dict[str, float]], title: str) -> Figure:
-    """Gamma pass rates over criteria: {dose: {criterion: pass rate [%]}}, criteria from loose to strict."""
+    """Gamma pass rates over criteria: {dose: {criterion: pass rate [%]}}, criteria from loose to strict.
+
+    The doses stand a little beside each other, so that equal rates do not hide one another.
+    """
     criteria = list(dict.fromkeys(criterion for of_dose in rates.values() for criterion in of_dose))
     figure, axes = new_figure(4.2)
-    for name, of_dose in rates.items():
+    for beside, (name, of_dose) in zip(np.linspace(-0.14, 0.14, len(rates)), rates.items()):
         source, _, method = name.partition(" by ")
         label = f"{source} by {METHOD_NAMES.get(method, method)}" if method else name
-        positions = [criteria.index(criterion) for criterion in of_dose]
+        positions = [criteria.index(criterion) + beside for criterion in of_dose]
         axes.plot(positions, list(of_dose.values()), SOURCE_STYLES.get(source, "-."), label=label,
                   marker=SOURCE_MARKERS.get(source, "D"), color=METHOD_COLOURS.get(method, "0.3"))
     lowest = min(value for of_dose in rates.values() for value in of_dose.values())
-    axes.axhline(99, color="0.6", linewidth=0.8)
-    axes.text(-0.25, 99, "99 %", va="bottom", fontsize=9, color="0.4")
+    axes.axhline(99, color="0.5", linewidth=1.2, zorder=1, label="99 %")
     axes.set(xticks=range(len(criteria)), xticklabels=criteria, xlabel="gamma criterion (dose / distance)",
-             ylabel="voxels that pass [%]", xlim=(-0.3, len(criteria) - 0.3),
+             ylabel="voxels that pass [%]", xlim=(-0.3, len(criteria) - 0.7),
              ylim=(max(0.0, lowest - 0.1 * (100 - lowest) - 0.3), 100.2))
     axes.legend(fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     axes.grid(color="0.92")
@@ -183,7 +192,10 @@ def draw_pass_rates(rates: dict[str, dict[str, float]], title: str) -> Figure:
 
 
 def draw_error_against_dose(points: list[tuple[str, str, float, float]], title: str) -> Figure:
-    """Does the image error predict the dose error? points: (method, source, MAE [HU], MAE_target [%])."""
+    """Does the image error predict the dose error? points: (method, source, MAE [HU], MAE_target [%]).
+
+    MAE_target is the mean absolute dose error in the target, in % of the prescription (`dose.target_dose_error`).
+    """
     figure, axes = new_figure(4.2)
     for method, source, mae_hu, dose_percent in points:
         axes.plot(mae_hu, dose_percent, SOURCE_MARKERS.get(source, "D"), color=METHOD_COLOURS.get(method, "0.3"),
@@ -194,8 +206,8 @@ def draw_error_against_dose(points: list[tuple[str, str, float, float]], title: 
     handles += [Line2D([], [], marker=SOURCE_MARKERS.get(s, "D"), color="0.3", linestyle="", label=f"from {s}")
                 for s in sources]
     axes.legend(handles=handles, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-    axes.set(xlabel="MAE of the synthetic CT in the body [HU]", ylabel="MAE_target [% of the prescription]",
-             xlim=(0, None), ylim=(0, None))
+    axes.set(xlabel="MAE of the synthetic CT in the body [HU]", xlim=(0, None), ylim=(0, None),
+             ylabel="mean dose error in the target\n[% of the prescription]")
     axes.grid(color="0.92")
     set_finding(axes, title)
     return figure
@@ -217,6 +229,29 @@ def draw_mean_against_n(values: list[float], half_width: list[float], unit: str,
     return figure
 
 
+# ----------------------------------------------------------------------------------------------------- a planted lesion
+def draw_response(changes_hu: dict[str, np.ndarray], disc: np.ndarray, pixel_mm: float, title: str,
+                  reach_mm: float = 36.0) -> Figure:
+    """What a planted lesion changed around it in each translation: {method: change (h, w) [HU]}; black: its outline."""
+    figure, panels = new_figure(2.4, columns=len(changes_hu))
+    figure.set_layout_engine("compressed")
+    panels = np.atleast_1d(panels)
+    reach = int(reach_mm / pixel_mm)
+    row, column = (int(index.mean()) for index in np.nonzero(disc))
+    cut = slice(max(0, row - reach), row + reach + 1), slice(max(0, column - reach), column + reach + 1)
+    for axes, (method, change) in zip(panels, changes_hu.items()):
+        image = axes.imshow(change[cut], cmap="RdBu_r", vmin=-150, vmax=150,
+                            extent=extent_mm(disc[cut].shape, (pixel_mm, pixel_mm)))
+        show_contour(axes, disc[cut], (pixel_mm, pixel_mm), "black")
+        axes.set_xlabel("x [mm]", fontsize=9)
+        axes.set_ylabel("y [mm]", fontsize=9)
+        axes.set_title(method, fontsize=9)
+        axes.label_outer()
+    figure.colorbar(image, ax=panels, label="change [HU]", extend="both", shrink=0.9)
+    figure.suptitle(folded(title, 78), fontsize=11)
+    return figure
+
+
 # ----------------------------------------------------------------------------------------------- one layer of a picture
 def hottest_slice(dose_gy: np.ndarray, prescription_gy: float) -> int:
     """The axial slice with most voxels at 90 % of the prescription or more."""
@@ -231,8 +266,8 @@ def extent_mm(shape: tuple[int, int], pixel_mm: tuple[float, float]) -> tuple[fl
 def show_ct(axes: Axes, ct_hu: np.ndarray, pixel_mm: tuple[float, float],
             window_hu: tuple[float, float] = CT_WINDOW_HU):
     """A CT slice in grey on millimetre axes; returns the image for a colour bar."""
-    axes.set_xlabel(f"mm   (CT {window_hu[0]:g} to {window_hu[1]:g} HU)", fontsize=9)
-    axes.set_ylabel("mm", fontsize=9)
+    axes.set_xlabel(f"x [mm]   (CT {window_hu[0]:g} to {window_hu[1]:g} HU)", fontsize=9)
+    axes.set_ylabel("y [mm]", fontsize=9)
     low, high = window_hu
     return axes.imshow(ct_hu, cmap="gray", vmin=low, vmax=high, extent=extent_mm(ct_hu.shape, pixel_mm))
 
@@ -250,6 +285,16 @@ def show_contour(axes: Axes, mask: np.ndarray, pixel_mm: tuple[float, float], co
         x_mm = (np.arange(mask.shape[1]) + 0.5) * pixel_mm[1]
         y_mm = (np.arange(mask.shape[0]) + 0.5) * pixel_mm[0]
         axes.contour(x_mm, y_mm, mask.astype(float), levels=[0.5], colors=[colour], linewidths=1.4)
+
+
+def show_outlines(axes: Axes, structures: dict[str, np.ndarray], z: int, pixel_mm: tuple[float, float]) -> None:
+    """Black outlines of structures on axial slice z, named in a legend where there is one here: for coloured maps."""
+    seen = {name: mask[z] for name, mask in structures.items() if mask[z].any()}
+    for mask in seen.values():
+        show_contour(axes, mask, pixel_mm, "black")
+    if seen:
+        axes.legend(handles=[Line2D([], [], color="black", linewidth=1.4, label=", ".join(seen))], fontsize=8,
+                    loc="lower right")
 
 
 def show_difference(axes: Axes, ct_hu: np.ndarray, reference_gy: np.ndarray, evaluated_gy: np.ndarray,

@@ -18,11 +18,12 @@ from .errors import VaeliteError
 from .gamma import gamma_pass_rate
 from .intensity import HU_MODALITIES, from_unit, to_unit
 from .metrics import image_metrics, summarise, tissue_mae_hu
-from .runs import Run, code_version
+from .runs import Run, code_version, write_atomically
 from .translate import Translator
 
 IMAGE_METHODS = ("vaelite", "unet", "ridge", "copy")
 UNITS = {"PSNR": "dB", "SSIM": "1"}
+OF_ONE_PATIENT = ("pass_percent", "mean_gamma", "n_voxels", "spacing_mm", "normalisation_gy")    # of a gamma result
 Values = dict[tuple, dict[str, float | None]]                # row key -> {case: value}
 OnCase = Callable[[str], None]
 
@@ -90,8 +91,7 @@ def evaluate_dose(translator: Translator, cases: list[Case], config: DoseConfig,
     """
     collected: Values = defaultdict(dict)
     parameters: dict[tuple, dict[str, Any]] = {}
-    planned = [case for case in cases if prescriptions(case)][:config.cases]
-    for number, case in enumerate(planned, 1):
+    for number, case in enumerate(cases, 1):
         start = time.perf_counter()
         plan, structures, doses = dose_of_case(translator, case, config)
         levels = plan.prescriptions_gy
@@ -112,14 +112,12 @@ def evaluate_dose(translator: Translator, cases: list[Case], config: DoseConfig,
                     normalisation_gy=plan.prescription_gy, cutoff_percent=config.cutoff_percent, mode=config.gamma_mode)
                 key = ("gamma", *direction, f"gamma {dose_percent:g}%/{distance_mm:g}mm", "%", "pass rate")
                 collected[key][case.name] = result["pass_percent"]
-                voxels = parameters.setdefault(key, {"parameters": result | {"normalisation_gy": {}}, "n_voxels": {}})
-                voxels["parameters"]["normalisation_gy"][case.name] = plan.prescription_gy
-                voxels["n_voxels"][case.name] = result["n_voxels"]
+                entry = parameters.setdefault(key, {"parameters": result | {"reference": "dose on the planning CT"}})
+                for single in OF_ONE_PATIENT:
+                    entry["parameters"].pop(single, None)
+                    entry.setdefault(single, {})[case.name] = result[single]
         save_doses(run, case.name, plan.dose_gy, doses)
-        on_case(f"dose {number}/{len(planned)}  {case.name}  {time.perf_counter() - start:.0f} s")
-    for entry in parameters.values():                        # these three belong to single patients
-        for single in ("pass_percent", "mean_gamma", "n_voxels", "spacing_mm"):
-            entry["parameters"].pop(single)
+        on_case(f"dose {number}/{len(cases)}  {case.name}  {time.perf_counter() - start:.0f} s")
     return [as_row(key, values, **parameters.get(key, {})) for key, values in collected.items()]
 
 
@@ -141,16 +139,23 @@ def dose_of_case(translator: Translator, case: Case, config: DoseConfig):
 
 def prescriptions(case: Case) -> dict[str, float]:
     """The prescribed dose [Gy] of each target this case really has; empty for a case that cannot be planned."""
-    if "CT" not in case.modalities:
+    if "CT" not in case.modalities or not case.info.get("prescription_gy"):
         return {}
-    return {name: float(dose) for name, dose in case.info.get("prescription_gy", {}).items() if name in case.structure_names}
+    structures = case.structures()
+    return {name: float(dose) for name, dose in case.info["prescription_gy"].items()
+            if name in structures and structures[name].any()}
 
 
 def save_doses(run: Run, case: str, planned_gy: np.ndarray, doses: dict[tuple[str, str], np.ndarray]) -> None:
     folder = run.path / "dose"
-    folder.mkdir(exist_ok=True)
     arrays = {"CT": planned_gy} | {f"{method}/{source}": dose for (method, source), dose in doses.items()}
-    np.savez(folder / f"{case}.npz", **{name: dose.astype(np.float32) for name, dose in arrays.items()})
+    arrays = {name: dose.astype(np.float32) for name, dose in arrays.items()}
+
+    def write(temporary: str) -> None:
+        with open(temporary, "wb") as file:
+            np.savez(file, **arrays)
+
+    write_atomically(folder / f"{case}.npz", write)
 
 
 def load_doses(run: Run, case: str) -> dict[str, np.ndarray]:
@@ -171,5 +176,6 @@ def build_report(run: Run, cases: list[Case], rows: list[dict[str, Any]], seed: 
     folder = cases[0].folder.parent
     return {"format": 1, "run": run.name, "profile": run.stages["vae"]["config"]["profile"], "seed": seed,
             "data": {"name": folder.name, "fingerprint": data_fingerprint(folder), "cases": counts,
-                     "modalities": sorted({m for case in cases for m in case.modalities})},
+                     "modalities": sorted({m for case in cases for m in case.modalities}),
+                     "sources": sorted({str(case.info.get("source", "not stated")) for case in cases})},
             "code_version": code_version(), "stages": stages, "rows": rows}

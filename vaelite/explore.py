@@ -15,11 +15,12 @@ from matplotlib.figure import Figure
 from .errors import VaeliteError
 
 MOST_CONTROLS = 4                                            # more than a student can keep in mind; our choice
+PAGE_NOTE = "(Open this notebook in JupyterLab to move the sliders.)"
 MOST_CACHED = 64                                             # pictures kept, about 50 kB each
 
 
 class Panel(widgets.VBox):
-    """Question, controls, picture. On a page without a kernel the first picture stands in for it."""
+    """Question, controls, picture. On a page without a kernel the first picture and the question stand in for it."""
 
     def __init__(self, children: list[widgets.Widget], png: bytes, text: str):
         super().__init__(children)
@@ -28,7 +29,11 @@ class Panel(widgets.VBox):
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         bundle = super()._repr_mimebundle_(**kwargs)
-        return bundle | {"image/png": base64.b64encode(self.first_png).decode(), "text/plain": self.text}
+        png, text = base64.b64encode(self.first_png).decode(), html.escape(self.text)
+        # JupyterLab takes the widget; a page takes the HTML; a viewer that knows neither takes the bare picture
+        page = (f'<img src="data:image/png;base64,{png}" alt="{text}" style="max-width: 100%">'
+                f"<p><b>{text}</b> {PAGE_NOTE}</p>")
+        return bundle | {"text/html": page, "image/png": png, "text/plain": self.text}
 
 
 def explore(draw: Callable[..., Figure], question: str | None = None, *, check: bool = True, **controls: Any) -> Panel:

@@ -17,11 +17,12 @@ from matplotlib.colors import LogNorm, Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-# Okabe and Ito 2008: told apart by colour-blind readers. One colour for one modality and one method, everywhere.
+# Okabe and Ito 2008; the last two methods: Tol's muted set. Told apart by colour-blind readers. One colour for one
+# modality or one method, everywhere: no method has the colour of a modality.
 MODALITY_COLOURS = {"CBCT": "#E69F00", "CT": "#0072B2", "T1c": "#009E73", "T2w": "#CC79A7"}
 METHOD_COLOURS = {"vaelite": "#D55E00", "unet": "#000000", "ridge": "#56B4E9", "copy": "#999999",
-                  "mapped": "#CC79A7", "finetuned": "#009E73"}
-METHOD_NAMES = {"unet": "U-Net", "mapped": "mapper", "finetuned": "fine-tuned", "copy": "copying"}
+                  "mapped": "#882255", "finetuned": "#332288"}
+METHOD_NAMES = {"unet": "U-Net", "finetuned": "fine-tuned"}    # where the name shown is not the name in code
 PATIENT_MARKERS = "osD^vP*X<>ph"
 DIVERGING = "RdBu_r"
 WIDTH_IN, DPI = 7.0, 100                                     # 700 px: sharp on a page, still readable on a phone
@@ -62,10 +63,10 @@ def mean_error(x: Any, reference: Any, modality: str, mask: Any = None) -> float
     return float(error.mean() if mask is None else error[np.asarray(mask)].mean())
 
 
-def new_figure(height_in: float, rows: int = 1, columns: int = 1,
-               width_in: float = WIDTH_IN) -> tuple[Figure, np.ndarray]:
+def new_figure(height_in: float, rows: int = 1, columns: int = 1, width_in: float = WIDTH_IN,
+               layout: str | None = "constrained") -> tuple[Figure, np.ndarray]:
     """An empty figure and its axes (rows, columns)."""
-    figure = Figure(figsize=(width_in, height_in), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(width_in, height_in), dpi=DPI, layout=layout)
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
@@ -166,7 +167,7 @@ def draw_slices(x: Mapping[str, Any], modality: str, pixel_mm: float, finding: s
 def draw_reconstruction(x: Any, reconstructions: Mapping[str, Any], modality: str, pixel_mm: float,
                         mask: Any = None) -> Figure:
     """A slice, what each code makes of it, and the error below each. x: (h, w); reconstructions: {name: (h, w)}."""
-    figure, axes = new_figure(4.6, 2, 1 + len(reconstructions), WIDTH_IN * (1 + len(reconstructions)) / 4)
+    figure, axes = new_figure(4.6, 2, 1 + len(reconstructions), WIDTH_IN * (1 + len(reconstructions)) / 4, None)
     return compare(figure, axes, (x, modality, f"original {modality}"), reconstructions, x, modality, pixel_mm, mask)
 
 
@@ -177,7 +178,7 @@ def draw_translations(source: str, x_source: Any, target: str, x_reference: Any,
     x_*: (h, w) in [-1, 1]; predictions: {method: (h, w)}. "copy" predicts the source itself: its error stands below it.
     """
     others = {name: image for name, image in predictions.items() if name != "copy"}
-    figure, axes = new_figure(4.3, 2, 2 + len(others), WIDTH_IN * (2 + len(others)) / 4)
+    figure, axes = new_figure(4.3, 2, 2 + len(others), WIDTH_IN * (2 + len(others)) / 4, None)
     box = (slice(None), slice(None)) if mask is None else body_box(mask)
     show_slice(axes[0, -1], np.asarray(x_reference)[box], target, pixel_mm, f"real {target}")
     axes[1, -1].set_axis_off()
@@ -228,7 +229,15 @@ def compare(figure: Figure, axes: np.ndarray, left: tuple[Any, str, str], predic
     names = [METHOD_NAMES.get(name, name) for name in (best, worst)]
     finding = f"Mean absolute error {where}: {names[0]} {errors[best]:.3g} {unit}"
     headline(figure, finding + (f", {names[1]} {errors[worst]:.3g} {unit}" if worst != best else ""))
+    fix_margins(figure)
     return figure
+
+
+def fix_margins(figure: Figure) -> None:
+    """Room for the headline, the titles and the windows of two rows of pictures: faster than a constrained layout."""
+    height, lines = figure.get_figheight(), figure.get_suptitle().count("\n") + 1
+    figure.subplots_adjust(left=0.02, right=0.98, wspace=0.06, bottom=0.1 / height,
+                           top=1 - (0.32 + 0.2 * lines) / height, hspace=0.26)
 
 
 # ----------------------------------------------------------------------------------------------------------- latents
@@ -336,11 +345,14 @@ def draw_influence(influences: Mapping[str, Any], token: tuple[int, int], findin
 
 
 # ---------------------------------------------------------------------------------------------------------- training
-def draw_training(history: Sequence[Mapping[str, float]], name: str) -> Figure:
-    """The loss of every recorded step, with its running mean; the KL divergence beside it where there is one."""
+def draw_training(history: Sequence[Mapping[str, float]], name: str, label: str = "loss [1]") -> Figure:
+    """The loss of every recorded step, with its running mean; the KL divergence beside it where there is one.
+
+    label: what the loss is, with its unit.
+    """
     step = np.array([record["step"] for record in history])
     keys = [key for key in ("loss", "kl_per_latent") if key in history[0]]
-    labels = {"loss": "loss [1]", "kl_per_latent": "KL divergence [nat per latent]"}
+    labels = {"loss": label, "kl_per_latent": "KL divergence [nat per latent]"}
     figure, axes = new_figure(3.0, 1, len(keys))
     window = max(1, len(step) // 10)
     means = {}
@@ -387,7 +399,7 @@ def draw_direction_matrix(errors: Mapping[str, Mapping[str, float]]) -> Figure:
     if len(methods) > 1:
         figure.colorbar(image, ax=axes, label=f"error / error of {names[0]} [1]", shrink=0.9)
         share = 100 * np.nanmedian(table[methods[-1]] / base)
-        headline(figure, f"The {names[-1]} leaves {share:.0f} % of the error of {names[0]} (median of directions)")
+        headline(figure, f"Median of directions: {names[-1]} has {share:.0f} % of the error of {names[0]}")
     else:
         column = modalities.index("CT") if "CT" in modalities else 0
         error, unit = base[:, column], DISPLAYS[modalities[column]].unit

@@ -26,7 +26,7 @@ def gamma_map(reference_gy: np.ndarray, evaluated_gy: np.ndarray, spacing_mm: tu
     Source: Low et al., Med Phys 25:656 (1998); search in order of distance: Wendling et al., Med Phys 34:1647 (2007).
     """
     if njit is None:
-        raise VaeliteError("gamma needs numba, which is not installed: run `make setup`, or `pip install -e .[dose]`.")
+        raise VaeliteError("gamma needs numba, which is not installed: run `make .venv`, or `pip install -e .[dose]`.")
     _check_parameters(dose_percent, distance_mm, normalisation_gy, cutoff_percent, mode, max_gamma, steps)
     reference_gy, evaluated_gy = _check_doses(reference_gy, evaluated_gy)
     cutoff_gy = cutoff_percent / 100 * normalisation_gy

@@ -38,8 +38,8 @@ CONVENTIONS = {
     "synthrad2023": Convention("body mask, [-1024, 3000] HU", (-1024.0, 3000.0), blank_outside=True),
     "synthrad2025": Convention("body mask, [-1024, 3071] HU", (-1024.0, 3071.0), blank_outside=True, multi_scale=True),
     "grid": Convention("whole grid, [-1024, 3000] HU", (-1024.0, 3000.0), whole_grid=True),
-    "mr1": Convention("body mask, p0.5-p99.5 of the reference = 1", None, gaussian=True),
-    "mr1_grid": Convention("whole grid, p0.5-p99.5 of the reference = 1", None, whole_grid=True, gaussian=True),
+    "mr1": Convention("body mask, p0.5-p99.5 of the reference = 1, prediction on its scale", None, gaussian=True),
+    "mr1_grid": Convention("whole grid, p0.5-p99.5 of the reference = 1, prediction on its scale", None, whole_grid=True, gaussian=True),
 }
 REPORTED = {  # modality -> (in the mask, over the grid)
     "CBCT": ("synthrad2023", "grid"), "CT": ("synthrad2023", "grid"),

@@ -15,7 +15,7 @@ from .dose import DoseConfig
 from .errors import VaeliteError
 from .mapper import MapperConfig
 from .train import FitConfig
-from .vae import VAEConfig
+from .vae import VAEConfig, stem_factor
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Config:
 PROFILES: dict[str, dict[str, Any]] = {
     "laptop": {},
     "smoke": {"data.size": 64, "data.cases": 6, "vae_fit.steps": 40, "mapper_fit.steps": 40, "decoder_fit.steps": 60,
-              "mapper.depth": 2, "dose.cases": 1, "dose.bixel_mm": 12.0},
+              "mapper.depth": 2, "dose.cases": 1, "dose.n_fields": 5, "dose.bixel_mm": 12.0, "dose.grid_mm": 6.0},
     "paper": {"data.size": 256, "data.cases": 87, "vae.factor": 16, "vae.encoder_widths": (128, 256, 512),
               "vae.decoder_widths": (64, 128, 256, 512), "vae.blocks": 2, "mapper.width": 768, "mapper.depth": 12,
               "mapper.heads": 12, "decoder.condition_width": 512, "decoder.blocks": 2,
@@ -77,7 +77,23 @@ def profile(name: str, **dotted: Any) -> Config:
     """
     if name not in PROFILES:
         raise VaeliteError(f"There is no profile '{name}'. Choose one of: {', '.join(PROFILES)}.")
-    return override(Config(), PROFILES[name] | {"profile": name} | dotted)
+    return checked(override(Config(), PROFILES[name] | {"profile": name} | dotted))
+
+
+def checked(config: Config) -> Config:
+    """The configuration, if it can be run at all. Raises VaeliteError with the knob to change."""
+    for widths in ("encoder_widths", "decoder_widths"):
+        try:
+            stem_factor(config.vae.factor, getattr(config.vae, widths))
+        except ValueError as error:
+            raise VaeliteError(f"vae.{widths}: {error}.") from error
+    step = max(16, config.vae.factor)                        # the U-Net halves four times, the VAE down to 1/factor
+    if config.data.size < step or config.data.size % step:
+        raise VaeliteError(f"data.size must be a multiple of {step} (U-Net and vae.factor), not {config.data.size}.")
+    for knob, value in knobs(config).items():
+        if knob.endswith((".steps", ".batch", ".blocks", ".depth", ".latent_channels")) and value < 1:
+            raise VaeliteError(f"{knob} must be at least 1, not {value}.")
+    return config
 
 
 def knobs(config: Any, prefix: str = "") -> dict[str, Any]:

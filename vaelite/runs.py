@@ -1,7 +1,7 @@
 """A run folder: what each stage left, with the hashes that tie it together.
 
 runs/<name>/manifest.json   per stage: full config, seed, data fingerprint, code version, device, seconds, files, metrics
-runs/<name>/<stage>.safetensors   the weights;  report.json   every number;  notebooks/   the executed copies
+runs/<name>/<stage>-<hash>.safetensors   the weights;  report.json   every number;  notebooks/   the executed copies
 """
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from .errors import VaeliteError
@@ -58,19 +58,23 @@ class Run:
                     f"`make run-all`, which runs all four in order), or point run_dir at a run that has it.")
 
     def save_stage(self, name: str, weights: dict[str, Tensor], record: dict[str, Any], needs: tuple[str, ...] = ()) -> None:
-        """Write the weights, then the manifest, each in one atomic step: a crash leaves the previous stage intact.
+        """Write the weights under a new name, then the manifest: a crash in between leaves the previous stage intact.
 
         record: JSON-able facts (config, seed, seconds, metrics, ...). needs: stages whose files this one was trained on;
         their hashes are kept, and `load_stage` refuses this stage once they have changed.
         """
         self.require(*needs)
-        file = f"{name}.safetensors"
-        plain = {k: v.detach().cpu().contiguous() for k, v in weights.items()}
-        write_atomically(self.path / file, lambda temporary: save_file(plain, temporary))
-        self.stages[name] = record | {
+        content = save({k: v.detach().cpu().contiguous() for k, v in weights.items()})
+        digest = hashlib.sha256(content).hexdigest()
+        file = f"{name}-{digest[:8]}.safetensors"
+        write_atomically(self.path / file, lambda temporary: Path(temporary).write_bytes(content))
+        replaced = set(self.stages.get(name, {}).get("files", {})) - {file}
+        self.stages[name] = json.loads(json.dumps(record)) | {           # as the manifest will give it back
             "written": datetime.now(timezone.utc).isoformat(timespec="seconds"), "code_version": code_version(),
-            "files": {file: sha256(self.path / file)}, "needs": {need: self.hash_of(need) for need in needs}}
+            "files": {file: digest}, "needs": {need: self.hash_of(need) for need in needs}}
         write_json(self.path / "manifest.json", self.manifest)
+        for old in replaced:
+            (self.path / old).unlink(missing_ok=True)
 
     def load_stage(self, name: str) -> Stage:
         """Read a stage back. Raises VaeliteError if it is missing, damaged, or older than a stage it was trained on."""
@@ -81,7 +85,7 @@ class Run:
             if self.hash_of(need) != expected:
                 raise VaeliteError(f"{self.path}: stage '{name}' was trained on another '{need}' than the one there now. "
                                    f"Run notebooks/{MADE_BY.get(name, name)}.py again.")
-        file = self.path / f"{name}.safetensors"
+        file = self.file_of(name)
         if not file.exists() or sha256(file) != self.hash_of(name):
             raise VaeliteError(f"{file} is missing or differs from manifest.json (checksum). "
                                f"Run notebooks/{MADE_BY.get(name, name)}.py again.")
@@ -90,8 +94,29 @@ class Run:
         except SafetensorError as error:
             raise VaeliteError(f"{file} is not a safetensors file ({error}). Train the stage again.") from error
 
+    def holds(self, name: str, facts: dict[str, Any]) -> bool:
+        """Whether stage `name` is there, intact, up to date with what it needs and the code, and recorded with `facts`."""
+        record = self.stages.get(name, {})
+        facts = json.loads(json.dumps(facts)) | {"code_version": code_version()}         # as JSON gives them back
+        if any(record.get(key) != value for key, value in facts.items()):
+            return False
+        try:
+            self.load_stage(name)
+        except VaeliteError:
+            return False
+        return True
+
+    def is_current(self, name: str) -> bool:
+        """Whether stage `name` is there and belongs to the stages it was trained on."""
+        needs = self.stages[name]["needs"] if name in self.stages else {"": None}
+        return all(need in self.stages and self.hash_of(need) == expected for need, expected in needs.items())
+
+    def file_of(self, name: str) -> Path:
+        """The weights of a stage."""
+        return self.path / next(iter(self.stages[name]["files"]))
+
     def hash_of(self, name: str) -> str:
-        return self.stages[name]["files"][f"{name}.safetensors"]
+        return next(iter(self.stages[name]["files"].values()))
 
     def write_report(self, report: dict[str, Any]) -> Path:
         """Write report.json atomically; returns its path."""
@@ -109,15 +134,17 @@ def open_run(path: str | Path) -> Run:
     """Open a run folder; a new one is made on the first save. Raises VaeliteError if its manifest cannot be read."""
     path = Path(path)
     file = path / "manifest.json"
+    if path.exists() and not path.is_dir():
+        raise VaeliteError(f"{path} is a file. Give a folder for the run.")
     if not file.exists():
-        path.mkdir(parents=True, exist_ok=True)
         return Run(path, {"format": FORMAT, "stages": {}})
     try:
         manifest = json.loads(file.read_text())
     except json.JSONDecodeError as error:
         raise VaeliteError(f"{file} is not readable JSON ({error}). Restore it, or use another run folder.") from error
-    if manifest.get("format") != FORMAT:
-        raise VaeliteError(f"{file} has format {manifest.get('format')}, this version reads {FORMAT}. "
+    found = manifest.get("format") if isinstance(manifest, dict) else None
+    if found != FORMAT:
+        raise VaeliteError(f"{file} has format {found}, this version reads {FORMAT}. "
                            f"Use another run folder, or the version of vaelite that wrote it.")
     return Run(path, manifest)
 

@@ -13,7 +13,7 @@ from .baselines import ConditionedUNet, UNetConfig, count_parameters
 from .cases import Case, data_fingerprint
 from .decoder import DecoderConfig, GuidedDecoder
 from .errors import VaeliteError
-from .evaluation import build_report, evaluate_dose, evaluate_images
+from .evaluation import build_report, evaluate_dose, evaluate_images, prescriptions
 from .intensity import MODALITIES
 from .losses import image_loss, kl_divergence
 from .mapper import LatentMapper, MapperConfig
@@ -33,9 +33,12 @@ def train_vae(cfg: Config, cases: list[Case], run: Run, on_step: OnStep | None =
 
     cases: of all splits; training uses "train", the reported reconstruction quality "validation".
     """
+    if is_finished("vae", cfg, cases, run):
+        return load_vae(run, cfg)
     start = time.perf_counter()
     device, generator = seeded(cfg, "vae")
     slices = load_slices(split(cases, "train"), cfg.data.size)
+    held_out = load_slices(split(cases, "validation"), cfg.data.size)    # before training: a missing split costs nothing
     vae = VAE(cfg.vae).to(device)
     vae.fit_pca(draw_slices(slices, min(600, 4 * len(slices)), generator, device))
 
@@ -47,15 +50,18 @@ def train_vae(cfg: Config, cases: list[Case], run: Run, on_step: OnStep | None =
         return {"loss": image + cfg.loss.kl * kl_per_latent, "image": image, "kl_per_latent": kl_per_latent}
 
     result = fit(vae, batch_loss, cfg.vae_fit, on_step or PrintProgress(), "vae")
-    quality = reconstruction_psnr(vae, load_slices(split(cases, "validation"), cfg.data.size))
-    run.save_stage("vae", vae.state_dict(), record(cfg, cases, vae, asdict(cfg.vae), result, start, {"psnr_db": quality}))
+    run.save_stage("vae", vae.state_dict(), record(
+        cfg, cases, vae, asdict(cfg.vae), result, start, {"psnr_db": reconstruction_psnr(vae, held_out)}))
     return vae
 
 
 def train_mapper(cfg: Config, cases: list[Case], run: Run, on_step: OnStep | None = None) -> LatentMapper:
     """Stage 2: ridge regression in closed form for each direction, then the transformer on what it leaves over."""
+    if is_finished("mapper", cfg, cases, run):
+        return load_mapper(run, cfg)
     start = time.perf_counter()
     vae = load_vae(run, cfg)
+    require_same_data(run, cases, cfg)
     device, generator = seeded(cfg, "mapper")
     slices = load_slices(split(cases, "train"), cfg.data.size)
     latents = encode_slices(vae, slices)                     # encoded once, plain and mirrored
@@ -72,7 +78,8 @@ def train_mapper(cfg: Config, cases: list[Case], run: Run, on_step: OnStep | Non
         return {"loss": ((mapped - wanted) / mapper.latent_deviation).abs().mean()}
 
     result = fit(mapper, batch_loss, cfg.mapper_fit, on_step or PrintProgress(), "mapper")
-    run.save_stage("mapper", mapper.state_dict(), record(cfg, cases, mapper, asdict(config), result, start), needs=("vae",))
+    run.save_stage("mapper", mapper.state_dict(), record(cfg, cases, mapper, asdict(config), result, start)
+                   | {"pairs": named(directions(slices.have))}, needs=("vae",))
     return mapper
 
 
@@ -82,12 +89,18 @@ def finetune_decoder(cfg: Config, cases: list[Case], run: Run, on_step: OnStep |
     Fine-tuning can hurt where source and target nearly agree, so the stage-1 decoder is kept and the better of the two
     is chosen for each direction by the mean absolute error on the validation patients.
     """
+    if is_finished("decoder", cfg, cases, run):
+        return load_translator(run, cfg)
     start = time.perf_counter()
     vae, mapper = load_vae(run, cfg), load_mapper(run, cfg)
-    vae.requires_grad_(False)
-    mapper.requires_grad_(False)
+    require_same_data(run, cases, cfg)
     device, generator = seeded(cfg, "decoder")
     slices = load_slices(split(cases, "train"), cfg.data.size)
+    held_out = load_slices(split(cases, "validation"), cfg.data.size)
+    pairs = named(directions(slices.have))
+    if unjudged := [f"{s} to {t}" for s, t in pairs if (s, t) not in named(directions(held_out.have))]:
+        raise VaeliteError(f"No validation patient can judge {', '.join(unjudged)}, so no decoder could be chosen. Put a "
+                           f"patient who has both modalities into the validation split of dataset.json.")
     latents = encode_slices(vae, slices)
     decoder = GuidedDecoder(vae.decoder, vae.config.decoder_widths, cfg.decoder).to(device).requires_grad_(True)
 
@@ -102,11 +115,10 @@ def finetune_decoder(cfg: Config, cases: list[Case], run: Run, on_step: OnStep |
         return {"loss": image_loss(prediction, wanted, cfg.loss.ssim)}
 
     result = fit(decoder, batch_loss, cfg.decoder_fit, on_step or PrintProgress(), "decoder")
-    held_out = load_slices(split(cases, "validation"), cfg.data.size)
-    translator = Translator(vae, mapper, decoder, cfg.data.size, present(slices))
+    translator = Translator(vae, mapper, decoder, cfg.data.size, present(slices), pairs=pairs)
     choice, errors = choose_decoders(translator, held_out)
     run.save_stage("decoder", decoder.state_dict(), record(
-        cfg, cases, decoder, asdict(cfg.decoder), result, start, {"validation_mae_unit": errors}) | {"choice": choice},
+        cfg, cases, decoder, asdict(cfg.decoder), result, start, {"validation_mae_unit": errors}) | {"choice": choice, "pairs": pairs},
         needs=("vae", "mapper"))
     return load_translator(run)
 
@@ -114,6 +126,9 @@ def finetune_decoder(cfg: Config, cases: list[Case], run: Run, on_step: OnStep |
 def train_unet(cfg: Config, cases: list[Case], run: Run, on_step: OnStep | None = None) -> ConditionedUNet:
     """The image-space baseline, trained for as many seconds as the three stages took together, on the same slices."""
     run.require("vae", "mapper", "decoder")
+    if is_finished("unet", cfg, cases, run):
+        return load_translator(run, cfg).unet
+    require_same_data(run, cases, cfg)
     start = time.perf_counter()
     device, generator = seeded(cfg, "unet")
     slices = load_slices(split(cases, "train"), cfg.data.size)
@@ -127,7 +142,8 @@ def train_unet(cfg: Config, cases: list[Case], run: Run, on_step: OnStep | None 
         return {"loss": image_loss(unet(x, source.to(device), target.to(device)), wanted, cfg.loss.ssim)}
 
     result = fit(unet, batch_loss, cfg.unet_fit, on_step or PrintProgress(), "unet", seconds=budget)
-    run.save_stage("unet", unet.state_dict(), record(cfg, cases, unet, asdict(cfg.unet), result, start))
+    run.save_stage("unet", unet.state_dict(), record(cfg, cases, unet, asdict(cfg.unet), result, start),
+                   needs=("vae", "mapper", "decoder"))      # their seconds are its budget
     return unet
 
 
@@ -138,8 +154,12 @@ def evaluate(cases: list[Case], run: Run, on_case: Callable[[str], None] = print
     """
     run.require("vae", "mapper", "decoder")
     cfg = from_knobs(run.stages["decoder"]["config"])
+    require_same_data(run, cases, cfg)
     translator, test = load_translator(run, cfg), split(cases, "test")
-    rows = evaluate_images(translator, test, on_case) + evaluate_dose(translator, test, cfg.dose, run, on_case)
+    planned = [case for case in test if prescriptions(case)][:cfg.dose.cases]    # a wrong prescription shows before hours
+    rows = evaluate_images(translator, test, on_case)
+    run.write_report(build_report(run, cases, rows, cfg.seed))    # kept should the dose fail
+    rows += evaluate_dose(translator, planned, cfg.dose, run, on_case)
     report = build_report(run, cases, rows, cfg.seed)
     run.write_report(report)
     return report
@@ -165,18 +185,20 @@ def load_translator(run: Run, cfg: Config | None = None) -> Translator:
     guided = GuidedDecoder(vae.decoder, vae.config.decoder_widths, rebuild(DecoderConfig, stage.record["model"]))
     guided = restore(guided, stage.weights, run, "decoder", cfg)
     unet = None
-    if "unet" in run.stages:
+    if run.is_current("unet"):                               # a baseline of other stages had another budget
         baseline = run.load_stage("unet")
         unet = restore(ConditionedUNet(rebuild(UNetConfig, baseline.record["model"])), baseline.weights, run, "unet", cfg)
     size, modalities = stage.record["config"]["data.size"], tuple(stage.record["modalities"])
-    return Translator(vae, mapper, guided, size, modalities, stage.record["choice"], unet)
+    pairs = tuple(tuple(pair) for pair in stage.record["pairs"])
+    return Translator(vae, mapper, guided, size, modalities, stage.record["choice"], unet, pairs)
 
 
 def load_mapped(run: Run, cfg: Config | None = None) -> Translator:
     """Stages 1 and 2 alone: a translator for the methods "copy", "ridge" and "mapped", before stage 3 exists."""
     record = run.load_stage("mapper").record
     vae, mapper = load_vae(run, cfg), load_mapper(run, cfg)
-    return Translator(vae, mapper, None, record["config"]["data.size"], tuple(record["modalities"]))
+    pairs = tuple(tuple(pair) for pair in record["pairs"])
+    return Translator(vae, mapper, None, record["config"]["data.size"], tuple(record["modalities"]), pairs=pairs)
 
 
 def restore(model: torch.nn.Module, weights: dict[str, Tensor], run: Run, name: str, cfg: Config | None) -> Any:
@@ -184,7 +206,7 @@ def restore(model: torch.nn.Module, weights: dict[str, Tensor], run: Run, name: 
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        raise VaeliteError(f"{run.path / name}.safetensors does not fit its configuration in manifest.json. "
+        raise VaeliteError(f"{run.file_of(name)} does not fit its configuration in manifest.json. "
                            f"Train the stage again. ({str(error).splitlines()[0]})") from error
     return model.to(resolve_device(cfg.device if cfg else "cpu")).eval().requires_grad_(False)
 
@@ -229,10 +251,6 @@ def reconstruction_psnr(vae: VAE, slices: SliceSet, batch: int = 32) -> dict[str
 def choose_decoders(translator: Translator, slices: SliceSet) -> tuple[dict[str, str], dict[str, dict[str, float]]]:
     """Per direction the decoder with the lower mean absolute error inside the body on these (validation) slices."""
     errors = direction_errors(translator, slices, ("mapped", "finetuned"))
-    unjudged = {f"{s}>{t}" for s, t in translator.directions()} - set(errors)
-    if unjudged:
-        raise VaeliteError(f"No validation patient can judge {', '.join(sorted(unjudged))}, so no decoder can be chosen. "
-                           f"Put one that has both modalities into the validation split of dataset.json.")
     return {direction: min(of_method, key=of_method.get) for direction, of_method in errors.items()}, errors
 
 
@@ -242,10 +260,40 @@ def mirrored(x: Tensor, mirror: Tensor) -> Tensor:
     return torch.where(mirror.bool()[:, None, None, None], x.flip(-1), x)
 
 
+def named(pairs: list[tuple[int, int]]) -> tuple[tuple[str, str], ...]:
+    """Directions by modality numbers -> by names."""
+    return tuple((MODALITIES[s], MODALITIES[t]) for s, t in pairs)
+
+
 def present(slices: SliceSet) -> tuple[str, ...]:
     """The modalities that take part in at least one direction."""
     used = {m for direction in directions(slices.have) for m in direction}
     return tuple(name for m, name in enumerate(MODALITIES) if m in used)
+
+
+def require_same_data(run: Run, cases: list[Case], cfg: Config) -> None:
+    """Raise VaeliteError unless the run's VAE was trained on these very cases, splits and slice size.
+
+    Another split could make a training patient a test patient, and nothing would look wrong.
+    """
+    trained = run.stages["vae"]
+    if trained["data"] != data_fingerprint(cases[0].folder.parent):
+        raise VaeliteError(f"{cases[0].folder.parent} is not the data set that {run.path} was trained on (files, patients or "
+                           f"splits differ). Give that data set, or train in another run folder.")
+    if trained["config"]["data.size"] != cfg.data.size:
+        raise VaeliteError(f"{run.path} was trained on slices of {trained['config']['data.size']} pixels, and data.size is "
+                           f"{cfg.data.size}. Use one size for all stages of a run.")
+
+
+def is_finished(name: str, cfg: Config, cases: list[Case], run: Run) -> bool:
+    """Whether the run already holds this stage, trained with the same configuration, data, code and earlier stages.
+
+    Such a stage is kept: an interrupted run goes on where it was, and a lesson can be opened again without training.
+    """
+    same = run.holds(name, {"config": knobs(cfg), "data": data_fingerprint(cases[0].folder.parent)})
+    if same:
+        print(f"{name}: kept from {run.path}, trained with the same configuration, data and code")
+    return same
 
 
 def split(cases: list[Case], name: str) -> list[Case]:

@@ -128,6 +128,8 @@ def directions(have: Tensor) -> list[tuple[int, int]]:
 def draw_pairs(have: Tensor, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Row, source and target numbers (b,) of a batch: every direction equally often, rows that have both."""
     available = directions(have)
+    if not available:
+        raise VaeliteError("No training patient has two modalities, so there is nothing to translate. Add paired cases.")
     chosen = torch.randint(len(available), (batch,), generator=generator)
     source, target = torch.tensor(available)[chosen].unbind(1)
     both = have[:, source] & have[:, target]                 # (n, b)

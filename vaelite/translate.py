@@ -1,7 +1,6 @@
 """A volume in, a volume out: the trained stages put together."""
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -32,6 +31,7 @@ class Translator:
     modalities: tuple[str, ...]
     choice: dict[str, str] = field(default_factory=dict)
     unet: ConditionedUNet | None = None
+    pairs: tuple[tuple[str, str], ...] | None = None         # the directions that had training pairs; None: all
 
     @torch.no_grad()
     def slices(self, x: Tensor, source: str, target: str, method: str = "vaelite", batch: int = 16) -> Tensor:
@@ -69,18 +69,24 @@ class Translator:
                 raise VaeliteError(f"This run was trained on {', '.join(self.modalities)}; it knows no '{modality}'.")
         if source == target:
             raise VaeliteError(f"Source and target are both {source}: nothing to translate.")
+        if (source, target) not in self.directions():
+            raise VaeliteError(f"This run was never trained from {source} to {target}: no patient had both.")
         missing = {"unet"} if self.unet is None else set()
         missing |= {"vaelite", "finetuned"} if self.decoder is None else set()
         if method not in METHODS or method in missing:
             available = [name for name in METHODS if name not in missing]
             raise VaeliteError(f"There is no method '{method}' in this run. Choose one of: {', '.join(available)}.")
 
-    def directions(self) -> Iterator[tuple[str, str]]:
-        """All ordered pairs of modalities of this run."""
-        return ((s, t) for s in self.modalities for t in self.modalities if s != t)
+    def directions(self) -> tuple[tuple[str, str], ...]:
+        """The (source, target) pairs of this run, in the order of its modalities."""
+        every = tuple((s, t) for s in self.modalities for t in self.modalities if s != t)
+        return every if self.pairs is None else tuple(pair for pair in every if pair in self.pairs)
 
     def volume_unit(self, unit_zyx: np.ndarray, source: str, target: str, method: str = "vaelite") -> np.ndarray:
         """Translate a volume already in [-1, 1], on its own grid -> the same grid in [-1, 1]."""
+        self.check(source, target, method)
+        if method == "copy":
+            return unit_zyx                                  # doing nothing means no resampling either
         fitted = torch.from_numpy(fit_in_plane(unit_zyx, self.size, fill=-1.0))[:, None]
         translated = self.slices(fitted, source, target, method)[:, 0].numpy()
         return unfit_in_plane(translated, unit_zyx.shape)
