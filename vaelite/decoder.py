@@ -85,5 +85,6 @@ class GuidedDecoder(nn.Module):
     def forward(self, z: Tensor, draft: Tensor, x: Tensor, source: Tensor, target: Tensor) -> Tensor:
         condition = F.silu(self.source_embedding(source) + self.target_embedding(target))
         skips = self.guide(torch.cat([x, draft], 1), condition)
-        share = self.copy_share[source, target][:, None, None, None]         # where source and target nearly agree
+        # how much of the source to keep where both nearly agree; x 10: it has to move further than a weight does
+        share = 10 * self.copy_share[source, target][:, None, None, None]
         return draft + share * (x - draft) + self.decoder(z, skips)

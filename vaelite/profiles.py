@@ -23,6 +23,7 @@ class DataConfig:
     """Size of the slices the models see, and the number of patients of the phantom cohort made for the profile."""
 
     size: int = 128                                          # pixels in plane; other grids are resized and padded to it
+    slice_step: int = 2                                      # train on every n-th slice: neighbours are nearly alike
     cases: int = 32
 
 
@@ -41,11 +42,11 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     vae: VAEConfig = field(default_factory=VAEConfig)
-    vae_fit: FitConfig = field(default_factory=lambda: FitConfig(steps=450, learning_rate=1e-3))
+    vae_fit: FitConfig = field(default_factory=lambda: FitConfig(steps=350, learning_rate=1e-3))
     mapper: MapperConfig = field(default_factory=MapperConfig)
-    mapper_fit: FitConfig = field(default_factory=lambda: FitConfig(steps=600, batch=16, learning_rate=1.5e-3))
+    mapper_fit: FitConfig = field(default_factory=lambda: FitConfig(steps=450, batch=16, learning_rate=1.5e-3))
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
-    decoder_fit: FitConfig = field(default_factory=lambda: FitConfig(steps=850, learning_rate=2e-3))
+    decoder_fit: FitConfig = field(default_factory=lambda: FitConfig(steps=650, learning_rate=2e-3))
     unet: UNetConfig = field(default_factory=UNetConfig)
     unet_fit: FitConfig = field(default_factory=lambda: FitConfig(learning_rate=4e-3))    # trained for the method's seconds
     dose: DoseConfig = field(default_factory=DoseConfig)
@@ -56,9 +57,9 @@ class Config:
 
 PROFILES: dict[str, dict[str, Any]] = {
     "laptop": {},
-    "smoke": {"data.size": 64, "data.cases": 6, "vae_fit.steps": 40, "mapper_fit.steps": 40, "decoder_fit.steps": 60,
+    "smoke": {"data.size": 64, "data.cases": 6, "data.slice_step": 1, "vae_fit.steps": 40, "mapper_fit.steps": 40, "decoder_fit.steps": 60,
               "mapper.depth": 2, "dose.cases": 1, "dose.n_fields": 5, "dose.bixel_mm": 12.0, "dose.grid_mm": 6.0},
-    "paper": {"data.size": 256, "data.cases": 87, "vae.factor": 16, "vae.encoder_widths": (128, 256, 512),
+    "paper": {"data.size": 256, "data.cases": 87, "data.slice_step": 1, "vae.factor": 16, "vae.encoder_widths": (128, 256, 512),
               "vae.decoder_widths": (64, 128, 256, 512), "vae.blocks": 2, "mapper.width": 768, "mapper.depth": 12,
               "mapper.heads": 12, "decoder.condition_width": 512, "decoder.blocks": 2,
               "unet.features": (64, 64, 128, 256, 512, 64),
@@ -91,7 +92,7 @@ def checked(config: Config) -> Config:
     if config.data.size < step or config.data.size % step:
         raise VaeliteError(f"data.size must be a multiple of {step} (U-Net and vae.factor), not {config.data.size}.")
     for knob, value in knobs(config).items():
-        if knob.endswith((".steps", ".batch", ".blocks", ".depth", ".latent_channels")) and value < 1:
+        if knob.endswith((".steps", ".slice_step", ".batch", ".blocks", ".depth", ".latent_channels")) and value < 1:
             raise VaeliteError(f"{knob} must be at least 1, not {value}.")
     return config
 

@@ -20,7 +20,7 @@ from .mapper import LatentMapper, MapperConfig
 from .probes import direction_errors
 from .profiles import Config, from_knobs, knobs, like
 from .runs import Run
-from .slices import SliceSet, load_slices
+from .slices import SliceSet, load_slices, thinned
 from .train import FitResult, PrintProgress, directions, draw_pairs, draw_slices, fit
 from .translate import Translator
 from .vae import VAE, VAEConfig
@@ -37,7 +37,7 @@ def train_vae(cfg: Config, cases: list[Case], run: Run, on_step: OnStep | None =
         return load_vae(run, cfg)
     start = time.perf_counter()
     device, generator = seeded(cfg, "vae")
-    slices = load_slices(split(cases, "train"), cfg.data.size)
+    slices = training_slices(cfg, cases)
     held_out = load_slices(split(cases, "validation"), cfg.data.size)    # before training: a missing split costs nothing
     vae = VAE(cfg.vae).to(device)
     vae.fit_pca(draw_slices(slices, min(600, 4 * len(slices)), generator, device))
@@ -63,7 +63,7 @@ def train_mapper(cfg: Config, cases: list[Case], run: Run, on_step: OnStep | Non
     vae = load_vae(run, cfg)
     require_same_data(run, cases, cfg)
     device, generator = seeded(cfg, "mapper")
-    slices = load_slices(split(cases, "train"), cfg.data.size)
+    slices = training_slices(cfg, cases)
     latents = encode_slices(vae, slices)                     # encoded once, plain and mirrored
     config = MapperConfig(**asdict(cfg.mapper) | {"latent_channels": vae.config.latent_channels})
     mapper = LatentMapper(config).to(device)
@@ -95,7 +95,7 @@ def finetune_decoder(cfg: Config, cases: list[Case], run: Run, on_step: OnStep |
     vae, mapper = load_vae(run, cfg), load_mapper(run, cfg)
     require_same_data(run, cases, cfg)
     device, generator = seeded(cfg, "decoder")
-    slices = load_slices(split(cases, "train"), cfg.data.size)
+    slices = training_slices(cfg, cases)
     held_out = load_slices(split(cases, "validation"), cfg.data.size)
     pairs = named(directions(slices.have))
     if unjudged := [f"{s} to {t}" for s, t in pairs if (s, t) not in named(directions(held_out.have))]:
@@ -131,7 +131,7 @@ def train_unet(cfg: Config, cases: list[Case], run: Run, on_step: OnStep | None 
     require_same_data(run, cases, cfg)
     start = time.perf_counter()
     device, generator = seeded(cfg, "unet")
-    slices = load_slices(split(cases, "train"), cfg.data.size)
+    slices = training_slices(cfg, cases)
     unet = ConditionedUNet(cfg.unet).to(device)
     budget = sum(run.stages[name]["seconds"] for name in ("vae", "mapper", "decoder"))
 
@@ -252,6 +252,12 @@ def choose_decoders(translator: Translator, slices: SliceSet) -> tuple[dict[str,
     """Per direction the decoder with the lower mean absolute error inside the body on these (validation) slices."""
     errors = direction_errors(translator, slices, ("mapped", "finetuned"))
     return {direction: min(of_method, key=of_method.get) for direction, of_method in errors.items()}, errors
+
+
+def training_slices(cfg: Config, cases: list[Case]) -> SliceSet:
+    """Every n-th slice of the training patients, n = data.slice_step: the same slices for every network."""
+    slices = load_slices(split(cases, "train"), cfg.data.size)
+    return thinned(slices, -(-len(slices) // cfg.data.slice_step))
 
 
 def mirrored(x: Tensor, mirror: Tensor) -> Tensor:
