@@ -134,10 +134,20 @@ def test_new_guided_decoder_is_the_stage_1_decoder():
             parameter.add_(0.02 * torch.randn_like(parameter))
         guided = GuidedDecoder(vae.decoder, vae.config.decoder_widths, DecoderConfig())
         z = vae.encode(x).mean
-        drawn = guided(z, vae.linear_decode(z), -x, *directions(0, 1, 2))
+        drawn = guided(z, vae.linear_decode(z), -x, x, *directions(0, 1, 2))
         np.testing.assert_allclose(drawn, vae.decode(z), atol=1e-6)
         guided.decoder.head.weight.add_(1.0)                 # a copy: fine-tuning leaves the VAE as it was
         np.testing.assert_allclose(drawn, vae.decode(z), atol=1e-6)
+
+
+def test_detail_share_is_least_squares():
+    """What is missing is 0.3 of the source's detail plus something unrelated to it: the share is 0.3."""
+    guided = GuidedDecoder(VAE(VAEConfig()).decoder, VAEConfig().decoder_widths, DecoderConfig())
+    detail, other = torch.randn(2, 5, 1, 16, 16, generator=torch.Generator().manual_seed(0)).unbind(0)
+    other -= (other * detail).sum() / detail.square().sum() * detail
+    guided.fit_detail_share(0.3 * detail + other, detail, 0, 1)
+    assert float(guided.detail_share[0, 1].detach()) == pytest.approx(0.3, abs=1e-5)
+    assert float(guided.detail_share[1, 0].detach()) == 0
 
 
 def test_unet_baseline_hears_its_condition():

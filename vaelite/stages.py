@@ -104,14 +104,24 @@ def finetune_decoder(cfg: Config, cases: list[Case], run: Run, on_step: OnStep |
     latents = encode_slices(vae, slices)
     decoder = GuidedDecoder(vae.decoder, vae.config.decoder_widths, cfg.decoder).to(device).requires_grad_(True)
 
+    @torch.no_grad()
+    def mapped_pair(rows: Tensor, source: Tensor, target: Tensor, mirror: Tensor) -> tuple[Tensor, ...]:
+        """Mapped latents, source slices, their detail and the wanted slices of a batch."""
+        x, wanted = (mirrored(slices.x[rows, m], mirror).to(device) for m in (source, target))
+        z = latents[mirror, rows, source].float().to(device)
+        return mapper(z, source.to(device), target.to(device)), x, x - vae.decode(z), wanted
+
+    for s, t in directions(slices.have):                     # closed form, before any step
+        rows = (slices.have[:, s] & slices.have[:, t]).nonzero()[:, 0]
+        rows = rows[torch.randperm(len(rows), generator=generator)[:48]]
+        mapped, _, detail, wanted = mapped_pair(rows, torch.full_like(rows, s), torch.full_like(rows, t), torch.zeros_like(rows))
+        decoder.fit_detail_share(wanted - vae.decode(mapped), detail, s, t)
+
     def batch_loss() -> dict[str, Tensor]:
         rows, source, target = draw_pairs(slices.have, cfg.decoder_fit.batch, generator)
-        mirror = torch.randint(2, rows.shape, generator=generator)
-        x, wanted = (mirrored(slices.x[rows, m], mirror).to(device) for m in (source, target))
+        mapped, x, detail, wanted = mapped_pair(rows, source, target, torch.randint(2, rows.shape, generator=generator))
         s, t = source.to(device), target.to(device)
-        with torch.no_grad():
-            mapped = mapper(latents[mirror, rows, source].float().to(device), s, t)
-        prediction = decoder(mapped, vae.linear_decode(mapped), x, s, t)
+        prediction = decoder(mapped, vae.linear_decode(mapped), x, detail, s, t)
         return {"loss": image_loss(prediction, wanted, cfg.loss.ssim)}
 
     result = fit(decoder, batch_loss, cfg.decoder_fit, on_step or PrintProgress(), "decoder")

@@ -60,7 +60,7 @@ class Translator:
         mapped = self.mapper(z, s, t)
         if method == "mapped":
             return self.vae.decode(mapped)
-        return self.decoder(mapped, self.vae.linear_decode(mapped), x, s, t)
+        return self.decoder(mapped, self.vae.linear_decode(mapped), x, x - self.vae.decode(z), s, t)
 
     def check(self, source: str, target: str, method: str = "vaelite") -> None:
         """Raise VaeliteError for a modality or a method this run does not have."""
