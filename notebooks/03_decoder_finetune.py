@@ -266,11 +266,11 @@ print(check_ssim(my_ssim))
 #
 # The stage-1 decoder has never seen a mapped latent. A copy of it now learns to draw the target from mapped latents,
 # with the **source slice** at hand for the detail that the latents lost. VAE and mapper stay as they are. The new
-# networks start at zero. Only `detail_share` starts in closed form (least squares): how much of the source's `detail`, what
-# the tokenizer lost of it, a direction takes over. It is about 1 from CBCT to CT, which share their texture.
+# networks start at zero; what they start from is closed form: `blended`, the best linear mix (least squares) of the old
+# decoder's picture and the source. From CBCT to CT it keeps much of the source, from MR to CT hardly any.
 #
-# In the code: `z` mapped latents (b, k, h, w), `draft` their linear decode, `x` the source slice (b, 1, H, W) in [-1,
-# 1].
+# In the code: `z` mapped latents (b, k, h, w); `draft` their linear decode, `decoded` the old decoder's picture, `x` the
+# source slice, all (b, 1, H, W) in [-1, 1].
 
 # %%
 show_source(GuidedDecoder.forward)

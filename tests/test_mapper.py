@@ -134,20 +134,25 @@ def test_new_guided_decoder_is_the_stage_1_decoder():
             parameter.add_(0.02 * torch.randn_like(parameter))
         guided = GuidedDecoder(vae.decoder, vae.config.decoder_widths, DecoderConfig())
         z = vae.encode(x).mean
-        drawn = guided(z, vae.linear_decode(z), -x, x, *directions(0, 1, 2))
+        drawn = guided(z, vae.linear_decode(z), vae.decode(z), -x, *directions(0, 1, 2))
         np.testing.assert_allclose(drawn, vae.decode(z), atol=1e-6)
         guided.decoder.head.weight.add_(1.0)                 # a copy: fine-tuning leaves the VAE as it was
         np.testing.assert_allclose(drawn, vae.decode(z), atol=1e-6)
 
 
-def test_detail_share_is_least_squares():
-    """What is missing is 0.3 of the source's detail plus something unrelated to it: the share is 0.3."""
+def test_blend_is_least_squares_inside_the_body():
+    """Wanted = 0.3 source + 0.6 decode shifted by one pixel: the filters find both; what lies outside does not count."""
     guided = GuidedDecoder(VAE(VAEConfig()).decoder, VAEConfig().decoder_widths, DecoderConfig())
-    detail, other = torch.randn(2, 5, 1, 16, 16, generator=torch.Generator().manual_seed(0)).unbind(0)
-    other -= (other * detail).sum() / detail.square().sum() * detail
-    guided.fit_detail_share(0.3 * detail + other, detail, 0, 1)
-    assert float(guided.detail_share[0, 1].detach()) == pytest.approx(0.3, abs=1e-5)
-    assert float(guided.detail_share[1, 0].detach()) == 0
+    decoded, x = torch.randn(2, 5, 1, 24, 24, generator=torch.Generator().manual_seed(0)).unbind(0)
+    mask = torch.zeros(5, 24, 24, dtype=torch.bool)
+    mask[:, 4:20, 4:20] = True
+    wanted = torch.where(mask[:, None], 0.3 * x + 0.6 * decoded.roll(1, -1), torch.tensor(9.0))
+    guided.fit_blend(decoded, x, wanted, mask, 0, 1)
+    expected = torch.zeros(2, 3, 3)
+    expected[0, 1, 1], expected[1, 1, 0] = 0.3, 0.6
+    torch.testing.assert_close(guided.blend[0, 1], expected, atol=1e-4, rtol=0)
+    inside = guided.blended(decoded, x, *directions(0, 1, 5))[mask[:, None]]
+    torch.testing.assert_close(inside, wanted[mask[:, None]], atol=1e-3, rtol=0)
 
 
 def test_unet_baseline_hears_its_condition():

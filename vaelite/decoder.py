@@ -2,10 +2,9 @@
 
 A mapped latent is not a true one: the stage-1 decoder draws its errors faithfully. Here a copy of that decoder learns
 to draw the target from mapped latents, with the source slice at hand for the detail that 8 x or 16 x compression lost.
-Every added network starts silent, so fine-tuning starts at the stage-1 decoder, plus the detail that the tokenizer lost of
-the source, in the share that least squares gives each direction: about 1 from CBCT to CT, which share their texture, and
-about 0 where they have nothing in common. All this guidance is our choice; the paper says only that the decoder is
-fine-tuned.
+Every added network starts silent, so fine-tuning starts in closed form: at the best linear blend (least squares, one 3 x 3
+filter each) of the stage-1 decode and the source slice. From CBCT to CT it keeps much of the source, from MR to CT hardly any.
+All this guidance is our choice; the paper says only that the decoder is fine-tuned.
 """
 from __future__ import annotations
 
@@ -69,11 +68,10 @@ class SourceGuide(nn.Module):
 
 
 class GuidedDecoder(nn.Module):
-    """Mapped latent + linear draft + source slice and its detail -> target slice.
+    """Mapped latent, its stage-1 decode and the source slice -> target slice.
 
-    z: (b, k, h, w) mapped latents; draft: (b, 1, H, W) = vae.linear_decode(z); x: (b, 1, H, W) the source slice in
-    [-1, 1]; detail: (b, 1, H, W) = x minus its own reconstruction; source, target: (b,) modality numbers
-    -> (b, 1, H, W).
+    z: (b, k, h, w) mapped latents; draft, decoded: (b, 1, H, W), their linear and their full stage-1 decode; x: (b, 1, H, W)
+    the source slice in [-1, 1]; source, target: (b,) modality numbers -> (b, 1, H, W).
     """
 
     def __init__(self, decoder: nn.Module, widths: tuple[int, ...], config: DecoderConfig):
@@ -83,18 +81,28 @@ class GuidedDecoder(nn.Module):
         self.source_embedding = nn.Embedding(config.modalities, config.condition_width)
         self.target_embedding = nn.Embedding(config.modalities, config.condition_width)
         self.guide = SourceGuide(2, widths, decoder.stem_factor, config)
-        self.detail_share = nn.Parameter(torch.zeros(config.modalities, config.modalities))
+        blend = torch.zeros(config.modalities, config.modalities, 2, 3, 3)
+        blend[:, :, 1, 1, 1] = 1                             # until it is fitted: the stage-1 decode as it is
+        self.register_buffer("blend", blend)
 
-    def forward(self, z: Tensor, draft: Tensor, x: Tensor, detail: Tensor, source: Tensor, target: Tensor) -> Tensor:
+    def forward(self, z: Tensor, draft: Tensor, decoded: Tensor, x: Tensor, source: Tensor, target: Tensor) -> Tensor:
         condition = F.silu(self.source_embedding(source) + self.target_embedding(target))
         skips = self.guide(torch.cat([x, draft], 1), condition)
-        share = self.detail_share[source, target][:, None, None, None]
-        return draft + self.decoder(z, skips) + share * detail
+        correction = draft + self.decoder(z, skips) - decoded                # zero before training
+        return self.blended(decoded, x, source, target) + correction
+
+    def blended(self, decoded: Tensor, x: Tensor, source: Tensor, target: Tensor) -> Tensor:
+        """The closed-form start: a 3 x 3 filter of source slice and stage-1 decode, one pair a direction."""
+        batch, kernels = len(x), self.blend[source, target]                  # b 2 3 3
+        with torch.autocast(x.device.type, enabled=False):   # it carries the precision: keep it float32
+            images = torch.cat([x, decoded], 1).float().flatten(0, 1)[None]  # 1 (b 2) H W
+            return F.conv2d(images, kernels, padding=1, groups=batch)[0][:, None]
 
     @torch.no_grad()
-    def fit_detail_share(self, missing: Tensor, detail: Tensor, source: int, target: int) -> None:
-        """Set how much of the source's detail a direction takes over: the least squares of missing on share * detail.
-
-        missing: target slice minus stage-1 decode of its mapped latents; detail: as in forward; both (b, 1, H, W).
-        """
-        self.detail_share[source, target] = (missing * detail).sum() / detail.square().sum().clamp_min(1e-6)
+    def fit_blend(self, decoded: Tensor, x: Tensor, wanted: Tensor, mask: Tensor, source: int, target: int) -> None:
+        """Set one direction's filters by least squares inside the body. All (b, 1, H, W), mask bool."""
+        neighbours = F.unfold(torch.cat([x, decoded], 1).float(), 3, padding=1).transpose(1, 2)     # b (H W) 18
+        inside = mask.flatten(1)
+        a, y = neighbours[inside].double(), wanted.flatten(1)[inside].double()
+        gram = a.T @ a + 1e-6 * len(a) * torch.eye(18, dtype=a.dtype, device=a.device)
+        self.blend[source, target] = torch.linalg.solve(gram, a.T @ y).float().view(2, 3, 3)

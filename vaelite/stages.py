@@ -106,22 +106,23 @@ def finetune_decoder(cfg: Config, cases: list[Case], run: Run, on_step: OnStep |
 
     @torch.no_grad()
     def mapped_pair(rows: Tensor, source: Tensor, target: Tensor, mirror: Tensor) -> tuple[Tensor, ...]:
-        """Mapped latents, source slices, their detail and the wanted slices of a batch."""
+        """Mapped latents, their stage-1 decode, source slices and wanted slices of a batch."""
         x, wanted = (mirrored(slices.x[rows, m], mirror).to(device) for m in (source, target))
         z = latents[mirror, rows, source].float().to(device)
-        return mapper(z, source.to(device), target.to(device)), x, x - vae.decode(z), wanted
+        mapped = mapper(z, source.to(device), target.to(device))
+        return mapped, vae.decode(mapped), x, wanted
 
     for s, t in directions(slices.have):                     # closed form, before any step
         rows = (slices.have[:, s] & slices.have[:, t]).nonzero()[:, 0]
         rows = rows[torch.randperm(len(rows), generator=generator)[:48]]
-        mapped, _, detail, wanted = mapped_pair(rows, torch.full_like(rows, s), torch.full_like(rows, t), torch.zeros_like(rows))
-        decoder.fit_detail_share(wanted - vae.decode(mapped), detail, s, t)
+        _, decoded, x, wanted = mapped_pair(rows, torch.full_like(rows, s), torch.full_like(rows, t), torch.zeros_like(rows))
+        decoder.fit_blend(decoded, x, wanted, slices.mask[rows].to(device), s, t)
 
     def batch_loss() -> dict[str, Tensor]:
         rows, source, target = draw_pairs(slices.have, cfg.decoder_fit.batch, generator)
-        mapped, x, detail, wanted = mapped_pair(rows, source, target, torch.randint(2, rows.shape, generator=generator))
+        mapped, decoded, x, wanted = mapped_pair(rows, source, target, torch.randint(2, rows.shape, generator=generator))
         s, t = source.to(device), target.to(device)
-        prediction = decoder(mapped, vae.linear_decode(mapped), x, detail, s, t)
+        prediction = decoder(mapped, vae.linear_decode(mapped), decoded, x, s, t)
         return {"loss": image_loss(prediction, wanted, cfg.loss.ssim)}
 
     result = fit(decoder, batch_loss, cfg.decoder_fit, on_step or PrintProgress(), "decoder")

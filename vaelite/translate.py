@@ -58,9 +58,10 @@ class Translator:
         if method == "ridge":
             return self.vae.decode(self.mapper.ridge_latents(z, s, t))
         mapped = self.mapper(z, s, t)
+        decoded = self.vae.decode(mapped)
         if method == "mapped":
-            return self.vae.decode(mapped)
-        return self.decoder(mapped, self.vae.linear_decode(mapped), x, x - self.vae.decode(z), s, t)
+            return decoded
+        return self.decoder(mapped, self.vae.linear_decode(mapped), decoded, x, s, t)
 
     def check(self, source: str, target: str, method: str = "vaelite") -> None:
         """Raise VaeliteError for a modality or a method this run does not have."""
