@@ -21,7 +21,7 @@ from matplotlib.image import AxesImage
 # modality or one method, everywhere: no method has the colour of a modality.
 MODALITY_COLOURS = {"CBCT": "#E69F00", "CT": "#0072B2", "T1c": "#009E73", "T2w": "#CC79A7"}
 METHOD_COLOURS = {"vaelite": "#D55E00", "unet": "#000000", "ridge": "#56B4E9", "copy": "#999999",
-                  "mapped": "#882255", "finetuned": "#332288"}
+                  "mapped": "#882255", "blended": "#AA9900", "finetuned": "#332288"}
 METHOD_NAMES = {"unet": "U-Net", "finetuned": "fine-tuned"}    # where the name shown is not the name in code
 PATIENT_MARKERS = "osD^vP*X<>ph"
 DIVERGING = "RdBu_r"

@@ -22,7 +22,7 @@ from .profiles import Config, from_knobs, knobs, like
 from .runs import Run
 from .slices import SliceSet, load_slices, thinned
 from .train import FitResult, PrintProgress, directions, draw_pairs, draw_slices, fit
-from .translate import Translator
+from .translate import DECODERS, Translator
 from .vae import VAE, VAEConfig
 
 OnStep = Callable[[str, int, float, dict[str, float]], None]
@@ -86,8 +86,8 @@ def train_mapper(cfg: Config, cases: list[Case], run: Run, on_step: OnStep | Non
 def finetune_decoder(cfg: Config, cases: list[Case], run: Run, on_step: OnStep | None = None) -> Translator:
     """Stage 3: the decoder learns to draw from mapped latents; VAE and mapper stay as they are.
 
-    Fine-tuning can hurt where source and target nearly agree, so the stage-1 decoder is kept and the better of the two
-    is chosen for each direction by the mean absolute error on the validation patients.
+    Fine-tuning can hurt where source and target nearly agree, so the stage-1 decoder and its closed-form blend with the
+    source are kept, and the best of the three is chosen for each direction by the mean absolute error on the validation patients.
     """
     if is_finished("decoder", cfg, cases, run):
         return load_translator(run, cfg)
@@ -260,8 +260,8 @@ def reconstruction_psnr(vae: VAE, slices: SliceSet, batch: int = 32) -> dict[str
 
 
 def choose_decoders(translator: Translator, slices: SliceSet) -> tuple[dict[str, str], dict[str, dict[str, float]]]:
-    """Per direction the decoder with the lower mean absolute error inside the body on these (validation) slices."""
-    errors = direction_errors(translator, slices, ("mapped", "finetuned"))
+    """Per direction the decoder with the lowest mean absolute error inside the body on these (validation) slices."""
+    errors = direction_errors(translator, slices, DECODERS)
     return {direction: min(of_method, key=of_method.get) for direction, of_method in errors.items()}, errors
 
 

@@ -16,7 +16,8 @@ from .slices import fit_in_plane, unfit_in_plane
 from .vae import VAE
 from .volumes import Volume
 
-METHODS = ("vaelite", "unet", "ridge", "copy", "mapped", "finetuned")
+DECODERS = ("mapped", "blended", "finetuned")                # what "vaelite" chooses from, per direction, on validation
+METHODS = ("vaelite", "unet", "ridge", "copy", *DECODERS)
 MR_OUTPUT_RANGE = (0.0, 1000.0)                              # a translated MR has no unit; this range is our choice
 
 
@@ -37,8 +38,8 @@ class Translator:
     def slices(self, x: Tensor, source: str, target: str, method: str = "vaelite", batch: int = 16) -> Tensor:
         """Translate slices x (n, 1, h, w) in [-1, 1] from `source` to `target` -> (n, 1, h, w) in [-1, 1].
 
-        method: "vaelite" (the decoder validation chose), "finetuned" or "mapped" (always the stage-3 or the stage-1
-        decoder), "ridge" (the mapper's linear start, stage-1 decoder), "unet", "copy" (do nothing).
+        method: "vaelite" (the one of DECODERS that validation chose), "mapped" (stage-1 decoder), "blended" (its
+        closed-form mix with the source), "finetuned" (stage 3), "ridge" (the mapper's linear start), "unet", "copy".
         """
         self.check(source, target, method)
         if method == "vaelite":
@@ -61,6 +62,8 @@ class Translator:
         decoded = self.vae.decode(mapped)
         if method == "mapped":
             return decoded
+        if method == "blended":
+            return self.decoder.blended(decoded, x, s, t)
         return self.decoder(mapped, self.vae.linear_decode(mapped), decoded, x, s, t)
 
     def check(self, source: str, target: str, method: str = "vaelite") -> None:
@@ -73,7 +76,7 @@ class Translator:
         if (source, target) not in self.directions():
             raise VaeliteError(f"This run was never trained from {source} to {target}: no patient had both.")
         missing = {"unet"} if self.unet is None else set()
-        missing |= {"vaelite", "finetuned"} if self.decoder is None else set()
+        missing |= {"vaelite", "blended", "finetuned"} if self.decoder is None else set()
         if method not in METHODS or method in missing:
             available = [name for name in METHODS if name not in missing]
             raise VaeliteError(f"There is no method '{method}' in this run. Choose one of: {', '.join(available)}.")
