@@ -21,7 +21,7 @@
 # | | |
 # |---|---|
 # | **Goal** | judge a finished run: image metrics with their conventions, dose, DVH, gamma, and a verdict |
-# | **Time** | smoke: about 2 min · laptop: about 8 min · paper: an hour |
+# | **Time** | smoke: about 2 min · laptop: about 8 min · paper: not yet measured |
 # | **Needs** | a run with `vae`, `mapper`, `decoder` (lessons 01 to 03); dose needs contours and a prescription |
 # | **Makes** | `report.json` and the folder `dose/` in `runs/<name>/` |
 # | **You should know** | lesson 03; what a Hounsfield unit is. Radiotherapy terms are explained where they come up |
