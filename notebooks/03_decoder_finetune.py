@@ -265,12 +265,13 @@ print(check_ssim(my_ssim))
 # ## 4 · Fine-tune the decoder
 #
 # The stage-1 decoder has never seen a mapped latent. A copy of it now learns to draw the target from mapped latents,
-# with the **source slice** at hand for the detail that the latents lost. VAE and mapper stay as they are. The new
-# networks start at zero; what they start from is closed form: `blended`, the best linear mix (least squares) of the old
-# decoder's picture and the source. From CBCT to CT it keeps much of the source, from MR to CT hardly any.
+# with the **source slice** at hand for the detail that the latents lost. VAE and mapper stay as they are. Again there is
+# a linear path in closed form, here a *blend*: one small filter each for the source slice and for the linear decode, by
+# least squares. From CBCT to CT it keeps much of the source, from MR to CT hardly any. The new networks start at zero
+# and learn the rest.
 #
-# In the code: `z` mapped latents (b, k, h, w); `draft` their linear decode, `decoded` the old decoder's picture, `x` the
-# source slice, all (b, 1, H, W) in [-1, 1].
+# In the code: `z` mapped latents (b, k, h, w); `draft` their linear decode and `x` the source slice, both (b, 1, H, W)
+# in [-1, 1].
 
 # %%
 show_source(GuidedDecoder.forward)
@@ -292,9 +293,9 @@ draw_translations(source, x_source[row], target, x_target[row], {"mapped": mappe
 # %% [markdown]
 # ## 5 · When it hurts: choose on validation
 #
-# Below, the error on the validation patients with the old decoder (mapped), with its closed-form mix with the source
-# (blended, no training at all) and with the new one (fine-tuned), from the run's manifest. `finetune_decoder` has kept all
-# three and chosen the best one for each direction. In code the last is `"finetuned"`.
+# Below, the error on the validation patients with the old decoder (mapped), with the old decoder on the blend (blended:
+# no training at all) and with the new one (fine-tuned), from the run's manifest. `finetune_decoder` has kept all three
+# and chosen the best one for each direction. In code the last is `"finetuned"`.
 
 # %%
 error_table(record["metrics"]["validation_mae_unit"])

@@ -134,25 +134,32 @@ def test_new_guided_decoder_is_the_stage_1_decoder():
             parameter.add_(0.02 * torch.randn_like(parameter))
         guided = GuidedDecoder(vae.decoder, vae.config.decoder_widths, DecoderConfig())
         z = vae.encode(x).mean
-        drawn = guided(z, vae.linear_decode(z), vae.decode(z), -x, *directions(0, 1, 2))
+        drawn = guided(z, vae.linear_decode(z), -x, *directions(0, 1, 2))
         np.testing.assert_allclose(drawn, vae.decode(z), atol=1e-6)
         guided.decoder.head.weight.add_(1.0)                 # a copy: fine-tuning leaves the VAE as it was
         np.testing.assert_allclose(drawn, vae.decode(z), atol=1e-6)
 
 
 def test_blend_is_least_squares_inside_the_body():
-    """Wanted = 0.3 source + 0.6 decode shifted by one pixel: the filters find both; what lies outside does not count."""
+    """Wanted = 0.3 source + 0.6 draft shifted by one pixel, counted from air: the filters find both, whatever lies outside."""
     guided = GuidedDecoder(VAE(VAEConfig()).decoder, VAEConfig().decoder_widths, DecoderConfig())
-    decoded, x = torch.randn(2, 5, 1, 24, 24, generator=torch.Generator().manual_seed(0)).unbind(0)
+    draft, x = torch.rand(2, 5, 1, 24, 24, generator=torch.Generator().manual_seed(0)).unbind(0)
     mask = torch.zeros(5, 24, 24, dtype=torch.bool)
     mask[:, 4:20, 4:20] = True
-    wanted = torch.where(mask[:, None], 0.3 * x + 0.6 * decoded.roll(1, -1), torch.tensor(9.0))
-    guided.fit_blend(decoded, x, wanted, mask, 0, 1)
+    wanted = torch.where(mask[:, None], 0.3 * (x + 1) + 0.6 * (draft.roll(1, -1) + 1) - 1, torch.tensor(9.0))
+    guided.fit_blend(draft, x, wanted, mask, 0, 1)
     expected = torch.zeros(2, 3, 3)
     expected[0, 1, 1], expected[1, 1, 0] = 0.3, 0.6
-    torch.testing.assert_close(guided.blend[0, 1], expected, atol=1e-4, rtol=0)
-    inside = guided.blended(decoded, x, *directions(0, 1, 5))[mask[:, None]]
+    torch.testing.assert_close(guided.blend_kernel[0, 1], expected, atol=1e-3, rtol=0)
+    inside = guided.blend(draft, x, *directions(0, 1, 5))[mask[:, None]]
     torch.testing.assert_close(inside, wanted[mask[:, None]], atol=1e-3, rtol=0)
+
+
+def test_blend_leaves_air_alone():
+    guided = GuidedDecoder(VAE(VAEConfig()).decoder, VAEConfig().decoder_widths, DecoderConfig())
+    guided.blend_kernel.normal_(generator=torch.Generator().manual_seed(0))
+    air = torch.full((2, 1, 16, 16), -1.0)
+    torch.testing.assert_close(guided.blend(air, air, *directions(0, 1, 2)), air)
 
 
 def test_unet_baseline_hears_its_condition():

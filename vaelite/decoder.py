@@ -68,10 +68,10 @@ class SourceGuide(nn.Module):
 
 
 class GuidedDecoder(nn.Module):
-    """Mapped latent, its stage-1 decode and the source slice -> target slice.
+    """Mapped latent, its linear decode and the source slice -> target slice: a linear blend plus the decoder's detail.
 
-    z: (b, k, h, w) mapped latents; draft, decoded: (b, 1, H, W), their linear and their full stage-1 decode; x: (b, 1, H, W)
-    the source slice in [-1, 1]; source, target: (b,) modality numbers -> (b, 1, H, W).
+    z: (b, k, h, w) mapped latents; draft: (b, 1, H, W) their linear decode; x: (b, 1, H, W) the source slice in [-1, 1];
+    source, target: (b,) modality numbers -> (b, 1, H, W).
     """
 
     def __init__(self, decoder: nn.Module, widths: tuple[int, ...], config: DecoderConfig):
@@ -81,28 +81,27 @@ class GuidedDecoder(nn.Module):
         self.source_embedding = nn.Embedding(config.modalities, config.condition_width)
         self.target_embedding = nn.Embedding(config.modalities, config.condition_width)
         self.guide = SourceGuide(2, widths, decoder.stem_factor, config)
-        blend = torch.zeros(config.modalities, config.modalities, 2, 3, 3)
-        blend[:, :, 1, 1, 1] = 1                             # until it is fitted: the stage-1 decode as it is
-        self.register_buffer("blend", blend)
+        kernel = torch.zeros(config.modalities, config.modalities, 2, 3, 3)
+        kernel[:, :, 1, 1, 1] = 1                            # until it is fitted: the linear decode as it is
+        self.register_buffer("blend_kernel", kernel)
 
-    def forward(self, z: Tensor, draft: Tensor, decoded: Tensor, x: Tensor, source: Tensor, target: Tensor) -> Tensor:
+    def forward(self, z: Tensor, draft: Tensor, x: Tensor, source: Tensor, target: Tensor) -> Tensor:
         condition = F.silu(self.source_embedding(source) + self.target_embedding(target))
         skips = self.guide(torch.cat([x, draft], 1), condition)
-        correction = draft + self.decoder(z, skips) - decoded                # zero before training
-        return self.blended(decoded, x, source, target) + correction
+        return self.blend(draft, x, source, target) + self.decoder(z, skips)
 
-    def blended(self, decoded: Tensor, x: Tensor, source: Tensor, target: Tensor) -> Tensor:
-        """The closed-form start: a 3 x 3 filter of source slice and stage-1 decode, one pair a direction."""
-        batch, kernels = len(x), self.blend[source, target]                  # b 2 3 3
+    def blend(self, draft: Tensor, x: Tensor, source: Tensor, target: Tensor) -> Tensor:
+        """The linear path: a 3 x 3 filter of source slice and linear decode each, one pair a direction."""
+        batch, kernels = len(x), self.blend_kernel[source, target]           # b 2 3 3
         with torch.autocast(x.device.type, enabled=False):   # it carries the precision: keep it float32
-            images = torch.cat([x, decoded], 1).float().flatten(0, 1)[None]  # 1 (b 2) H W
-            return F.conv2d(images, kernels, padding=1, groups=batch)[0][:, None]
+            images = torch.cat([x, draft], 1).float() + 1    # air is 0, so that air stays air under any filter
+            return F.conv2d(images.flatten(0, 1)[None], kernels, padding=1, groups=batch)[0][:, None] - 1
 
     @torch.no_grad()
-    def fit_blend(self, decoded: Tensor, x: Tensor, wanted: Tensor, mask: Tensor, source: int, target: int) -> None:
-        """Set one direction's filters by least squares inside the body. All (b, 1, H, W), mask bool."""
-        neighbours = F.unfold(torch.cat([x, decoded], 1).float(), 3, padding=1).transpose(1, 2)     # b (H W) 18
+    def fit_blend(self, draft: Tensor, x: Tensor, wanted: Tensor, mask: Tensor, source: int, target: int) -> None:
+        """Set one direction's filters by least squares inside the body. All (b, 1, H, W); mask (b, H, W) bool."""
+        neighbours = F.unfold(torch.cat([x, draft], 1).float() + 1, 3, padding=1).transpose(1, 2)   # b (H W) 18
         inside = mask.flatten(1)
-        a, y = neighbours[inside].double(), wanted.flatten(1)[inside].double()
+        a, y = neighbours[inside].double(), (wanted + 1).flatten(1)[inside].double()
         gram = a.T @ a + 1e-6 * len(a) * torch.eye(18, dtype=a.dtype, device=a.device)
-        self.blend[source, target] = torch.linalg.solve(gram, a.T @ y).float().view(2, 3, 3)
+        self.blend_kernel[source, target] = torch.linalg.solve(gram, a.T @ y).float().view(2, 3, 3)

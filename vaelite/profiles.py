@@ -46,7 +46,7 @@ class Config:
     mapper: MapperConfig = field(default_factory=MapperConfig)
     mapper_fit: FitConfig = field(default_factory=lambda: FitConfig(steps=450, batch=16, learning_rate=1.5e-3))
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
-    decoder_fit: FitConfig = field(default_factory=lambda: FitConfig(steps=600, learning_rate=1.5e-3))
+    decoder_fit: FitConfig = field(default_factory=lambda: FitConfig(steps=900, learning_rate=1.5e-3))
     unet: UNetConfig = field(default_factory=UNetConfig)
     unet_fit: FitConfig = field(default_factory=lambda: FitConfig(learning_rate=4e-3))    # trained for the method's seconds
     dose: DoseConfig = field(default_factory=DoseConfig)
@@ -66,8 +66,7 @@ PROFILES: dict[str, dict[str, Any]] = {
               "vae_fit.steps": 50_000, "mapper_fit.steps": 30_000, "decoder_fit.steps": 50_000,
               "vae_fit.batch": 32, "mapper_fit.batch": 64, "decoder_fit.batch": 32, "unet_fit.batch": 32,
               "vae_fit.learning_rate": 4e-4, "mapper_fit.learning_rate": 2e-4, "decoder_fit.learning_rate": 4e-4,
-              "unet_fit.learning_rate": 1e-3, "vae_fit.bf16": True, "mapper_fit.bf16": True, "decoder_fit.bf16": True,
-              "unet_fit.bf16": True, "dose.cases": 17},
+              "unet_fit.learning_rate": 1e-3, "dose.cases": 17},
 }
 
 

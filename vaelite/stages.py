@@ -37,8 +37,8 @@ def train_vae(cfg: Config, cases: list[Case], run: Run, on_step: OnStep | None =
         return load_vae(run, cfg)
     start = time.perf_counter()
     device, generator = seeded(cfg, "vae")
-    slices = training_slices(cfg, cases)
-    held_out = load_slices(split(cases, "validation"), cfg.data.size)    # before training: a missing split costs nothing
+    slices = stage_slices(cfg, cases, "train")
+    held_out = stage_slices(cfg, cases, "validation")        # before training: a missing split costs nothing
     vae = VAE(cfg.vae).to(device)
     vae.fit_pca(draw_slices(slices, min(600, 4 * len(slices)), generator, device))
 
@@ -63,7 +63,7 @@ def train_mapper(cfg: Config, cases: list[Case], run: Run, on_step: OnStep | Non
     vae = load_vae(run, cfg)
     require_same_data(run, cases, cfg)
     device, generator = seeded(cfg, "mapper")
-    slices = training_slices(cfg, cases)
+    slices = stage_slices(cfg, cases, "train")
     latents = encode_slices(vae, slices)                     # encoded once, plain and mirrored
     config = MapperConfig(**asdict(cfg.mapper) | {"latent_channels": vae.config.latent_channels})
     mapper = LatentMapper(config).to(device)
@@ -86,8 +86,8 @@ def train_mapper(cfg: Config, cases: list[Case], run: Run, on_step: OnStep | Non
 def finetune_decoder(cfg: Config, cases: list[Case], run: Run, on_step: OnStep | None = None) -> Translator:
     """Stage 3: the decoder learns to draw from mapped latents; VAE and mapper stay as they are.
 
-    Fine-tuning can hurt where source and target nearly agree, so the stage-1 decoder and its closed-form blend with the
-    source are kept, and the best of the three is chosen for each direction by the mean absolute error on the validation patients.
+    Fine-tuning can hurt where source and target nearly agree, so the stage-1 decoder, alone and blended with the source in
+    closed form, is kept, and the best of the three is chosen for each direction by the mean absolute error on validation.
     """
     if is_finished("decoder", cfg, cases, run):
         return load_translator(run, cfg)
@@ -95,8 +95,8 @@ def finetune_decoder(cfg: Config, cases: list[Case], run: Run, on_step: OnStep |
     vae, mapper = load_vae(run, cfg), load_mapper(run, cfg)
     require_same_data(run, cases, cfg)
     device, generator = seeded(cfg, "decoder")
-    slices = training_slices(cfg, cases)
-    held_out = load_slices(split(cases, "validation"), cfg.data.size)
+    slices = stage_slices(cfg, cases, "train")
+    held_out = stage_slices(cfg, cases, "validation")
     pairs = named(directions(slices.have))
     if unjudged := [f"{s} to {t}" for s, t in pairs if (s, t) not in named(directions(held_out.have))]:
         raise VaeliteError(f"No validation patient can judge {', '.join(unjudged)}, so no decoder could be chosen. Put a "
@@ -106,24 +106,23 @@ def finetune_decoder(cfg: Config, cases: list[Case], run: Run, on_step: OnStep |
 
     @torch.no_grad()
     def mapped_pair(rows: Tensor, source: Tensor, target: Tensor, mirror: Tensor) -> tuple[Tensor, ...]:
-        """Mapped latents, their stage-1 decode, source slices and wanted slices of a batch."""
+        """Mapped latents, their linear decode, source slices and wanted slices of a batch."""
         x, wanted = (mirrored(slices.x[rows, m], mirror).to(device) for m in (source, target))
         z = latents[mirror, rows, source].float().to(device)
         mapped = mapper(z, source.to(device), target.to(device))
-        return mapped, vae.decode(mapped), x, wanted
+        return mapped, vae.linear_decode(mapped), x, wanted
 
     for s, t in directions(slices.have):                     # closed form, before any step
         rows = (slices.have[:, s] & slices.have[:, t]).nonzero()[:, 0]
         rows = rows[torch.randperm(len(rows), generator=generator)[:48]]
-        _, decoded, x, wanted = mapped_pair(rows, torch.full_like(rows, s), torch.full_like(rows, t), torch.zeros_like(rows))
-        decoder.fit_blend(decoded, x, wanted, slices.mask[rows].to(device), s, t)
+        mapped, draft, x, wanted = mapped_pair(rows, torch.full_like(rows, s), torch.full_like(rows, t), torch.zeros_like(rows))
+        with torch.no_grad():                                # the blend explains what the stage-1 decoder leaves over
+            decoder.fit_blend(draft, x, wanted - vae.decoder(mapped), slices.mask[rows].to(device), s, t)
 
     def batch_loss() -> dict[str, Tensor]:
         rows, source, target = draw_pairs(slices.have, cfg.decoder_fit.batch, generator)
-        mapped, decoded, x, wanted = mapped_pair(rows, source, target, torch.randint(2, rows.shape, generator=generator))
-        s, t = source.to(device), target.to(device)
-        prediction = decoder(mapped, vae.linear_decode(mapped), decoded, x, s, t)
-        return {"loss": image_loss(prediction, wanted, cfg.loss.ssim)}
+        mapped, draft, x, wanted = mapped_pair(rows, source, target, torch.randint(2, rows.shape, generator=generator))
+        return {"loss": image_loss(decoder(mapped, draft, x, source.to(device), target.to(device)), wanted, cfg.loss.ssim)}
 
     result = fit(decoder, batch_loss, cfg.decoder_fit, on_step or PrintProgress(), "decoder")
     translator = Translator(vae, mapper, decoder, cfg.data.size, present(slices), pairs=pairs)
@@ -142,7 +141,7 @@ def train_unet(cfg: Config, cases: list[Case], run: Run, on_step: OnStep | None 
     require_same_data(run, cases, cfg)
     start = time.perf_counter()
     device, generator = seeded(cfg, "unet")
-    slices = training_slices(cfg, cases)
+    slices = stage_slices(cfg, cases, "train")
     unet = ConditionedUNet(cfg.unet).to(device)
     budget = sum(run.stages[name]["seconds"] for name in ("vae", "mapper", "decoder"))
 
@@ -265,9 +264,9 @@ def choose_decoders(translator: Translator, slices: SliceSet) -> tuple[dict[str,
     return {direction: min(of_method, key=of_method.get) for direction, of_method in errors.items()}, errors
 
 
-def training_slices(cfg: Config, cases: list[Case]) -> SliceSet:
-    """Every n-th slice of the training patients, n = data.slice_step: the same slices for every network."""
-    slices = load_slices(split(cases, "train"), cfg.data.size)
+def stage_slices(cfg: Config, cases: list[Case], name: str) -> SliceSet:
+    """Every n-th slice of one split, n = data.slice_step: the same slices for every network."""
+    slices = load_slices(split(cases, name), cfg.data.size)
     return thinned(slices, -(-len(slices) // cfg.data.slice_step))
 
 
@@ -338,6 +337,6 @@ def record(cfg: Config, cases: list[Case], model: torch.nn.Module, model_config:
     every = max(1, len(result.history) // 200)               # 200 points draw the same curve as 50,000
     return {"config": knobs(cfg), "model": model_config, "seed": cfg.seed, "device": resolve_device(cfg.device),
             "data": data_fingerprint(cases[0].folder.parent), "seconds": time.perf_counter() - start,
-            "fit_seconds": result.seconds, "steps": result.steps, "parameters": count_parameters(model),
+            "fit_seconds": result.seconds, "steps": result.steps, "bf16": result.bf16, "parameters": count_parameters(model),
             "modalities": [m for m in MODALITIES if any(m in case.modalities for case in cases)],
             "history": result.history[::every], "metrics": metrics or {}}

@@ -24,7 +24,7 @@ class FitConfig:
     weight_decay: float = 1e-4
     warmup: float = 0.05                                     # fraction of the training with a rising rate
     ema_decay: float = 0.99                                  # the kept weights are a running mean of the last ~100 steps
-    bf16: bool = False                                       # bfloat16 autocast: halves the time where the CPU or GPU has it
+    bf16: bool = True                                        # compute in bfloat16 where the processor can: half the time
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class FitResult:
     history: list[dict[str, float]]
     seconds: float
     steps: int
+    bf16: bool
 
 
 def fit(model: nn.Module, batch_loss: Callable[[], dict[str, Tensor]], config: FitConfig,
@@ -50,12 +51,13 @@ def fit(model: nn.Module, batch_loss: Callable[[], dict[str, Tensor]], config: F
     optimiser = torch.optim.AdamW(parameters, lr=0.0, betas=(0.9, 0.95), weight_decay=config.weight_decay)
     mean = [p.detach().clone() for p in parameters]
     device = parameters[0].device.type
+    bf16 = config.bf16 and has_bf16(device)
     history, step, fraction, start = [], 0, 0.0, time.perf_counter()
     model.train()
     while fraction < 1:
         for group in optimiser.param_groups:
             group["lr"] = config.learning_rate * rate_factor(fraction, config.warmup)
-        with torch.autocast(device, torch.bfloat16, enabled=config.bf16):
+        with torch.autocast(device, torch.bfloat16, enabled=bf16):
             values = batch_loss()
         loss = values["loss"]
         if not torch.isfinite(loss):
@@ -76,7 +78,14 @@ def fit(model: nn.Module, batch_loss: Callable[[], dict[str, Tensor]], config: F
             on_step(name, step, min(fraction, 1.0), history[-1])
     copy_into(parameters, mean)
     model.eval()
-    return FitResult(history, time.perf_counter() - start, step)
+    return FitResult(history, time.perf_counter() - start, step, bf16)
+
+
+def has_bf16(device: str) -> bool:
+    """Whether the processor computes in bfloat16 itself; a CPU that only imitates it would be slower, not faster."""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device == "cpu" and any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def rate_factor(fraction: float, warmup: float) -> float:

@@ -38,8 +38,8 @@ class Translator:
     def slices(self, x: Tensor, source: str, target: str, method: str = "vaelite", batch: int = 16) -> Tensor:
         """Translate slices x (n, 1, h, w) in [-1, 1] from `source` to `target` -> (n, 1, h, w) in [-1, 1].
 
-        method: "vaelite" (the one of DECODERS that validation chose), "mapped" (stage-1 decoder), "blended" (its
-        closed-form mix with the source), "finetuned" (stage 3), "ridge" (the mapper's linear start), "unet", "copy".
+        method: "vaelite" (the one of DECODERS that validation chose), "mapped" (stage-1 decoder), "blended" (the
+        same with its linear part mixed with the source in closed form), "finetuned" (stage 3), "ridge" (the mapper's linear start), "unet", "copy".
         """
         self.check(source, target, method)
         if method == "vaelite":
@@ -59,12 +59,12 @@ class Translator:
         if method == "ridge":
             return self.vae.decode(self.mapper.ridge_latents(z, s, t))
         mapped = self.mapper(z, s, t)
-        decoded = self.vae.decode(mapped)
         if method == "mapped":
-            return decoded
+            return self.vae.decode(mapped)
+        draft = self.vae.linear_decode(mapped)
         if method == "blended":
-            return self.decoder.blended(decoded, x, s, t)
-        return self.decoder(mapped, self.vae.linear_decode(mapped), decoded, x, s, t)
+            return self.decoder.blend(draft, x, s, t) + self.vae.decoder(mapped)
+        return self.decoder(mapped, draft, x, s, t)
 
     def check(self, source: str, target: str, method: str = "vaelite") -> None:
         """Raise VaeliteError for a modality or a method this run does not have."""
