@@ -35,7 +35,7 @@ class Translator:
     pairs: tuple[tuple[str, str], ...] | None = None         # the directions that had training pairs; None: all
 
     @torch.no_grad()
-    def slices(self, x: Tensor, source: str, target: str, method: str = "vaelite", batch: int = 16) -> Tensor:
+    def slices(self, x: Tensor, source: str, target: str, method: str = "vaelite", batch: int = 8) -> Tensor:
         """Translate slices x (n, 1, h, w) in [-1, 1] from `source` to `target` -> (n, 1, h, w) in [-1, 1].
 
         method: "vaelite" (the one of DECODERS that validation chose), "mapped" (stage-1 decoder), "blended" (the
@@ -100,7 +100,7 @@ class Translator:
         """A volume through the VAE and back, in [-1, 1] on its own grid: what the latents can hold."""
         fitted = torch.from_numpy(fit_in_plane(unit_zyx, self.size, fill=-1.0))[:, None]
         device = self.vae.patch_mean.device
-        parts = [self.vae.decode(self.vae.encode(x.to(device)).mean).cpu() for x in fitted.split(16)]
+        parts = [self.vae.decode(self.vae.encode(x.to(device)).mean).cpu() for x in fitted.split(8)]
         return unfit_in_plane(torch.cat(parts)[:, 0].clamp(-1, 1).numpy(), unit_zyx.shape)
 
 
