@@ -34,6 +34,7 @@ run_dir = "runs/phantom-laptop"
 # %%
 # %matplotlib inline
 import math
+import sys
 from functools import partial
 
 import ipywidgets as widgets
@@ -44,7 +45,7 @@ from vaelite.cases import load_cases
 from vaelite.explore import explore, show_source
 from vaelite.figures import (draw_components, draw_latent_map, draw_modalities, draw_quality, draw_reconstruction,
                              draw_slices, draw_training)
-from vaelite.intensity import MODALITIES
+from vaelite.intensity import MODALITIES, hu_to_unit, to_unit
 from vaelite.losses import kl_divergence
 from vaelite.profiles import profile
 from vaelite.runs import open_run
@@ -88,6 +89,61 @@ draw_modalities(picture, pixel_mm, held_out.mask[row])
 # bright, T2w water; bone and air are dark in both. For the network all become `x` in [-1, 1]: HU from -1000 to 2000
 # linearly, MR from its 0.5 to its 99.5 percentile in the body.
 #
+# ### Explore 1: take a cone-beam CT apart
+#
+# CBCT and CT both measure attenuation, so why do they differ? The phantom's generator (`data_scripts/phantom`, its data
+# card is `data_scripts/PHANTOM.md`) builds every scan step by step, and each step has a switch. Here it scans a slab of
+# one phantom head at the height of the mouth, with every setting in turn. *Original CT* is the anatomy itself, before
+# any scanner.
+#
+# **Predict.** Rank three faults by the error they add: a sixth of the views, no scatter correction, photon noise.
+
+# %%
+sys.path.append("data_scripts")                              # the generator stands beside the library, not in it
+from phantom.cbct import IDEAL, CbctSettings, simulate_cbct
+from phantom.scans import draw_patient, inject, take_mr
+
+head = draw_patient(seed=0, index=1, size=96)
+mouth = slice(17, 23)                                        # slices of 5 mm
+hu, middle = head.planned.values[0][mouth], 3
+scatter_left = {"no scatter": None, "corrected": 0.15, "not corrected": 1.0}
+scans = {}                                                   # scanned once: the picture then follows the controls
+for scatter, left in scatter_left.items():
+    amount = 0.0 if left is None else 0.5                    # scattered photons per primary one behind 18 cm of water
+    for views in (60, 120, 360):
+        for noise in (False, True):
+            faults = {"scatter_to_primary": (amount, amount), "scatter_left": (left or 0.0, left or 0.0), "noise": noise}
+            settings = CbctSettings(**IDEAL | faults, views=views, arc_degree=360.0)
+            scans[scatter, views, noise] = simulate_cbct(hu, head.grid.spacing_mm, 0, settings)[middle]
+print(f"{len(scans)} scans of {hu.shape[0]} x {hu.shape[1]} x {hu.shape[2]} voxels")
+
+
+# %%
+def draw_scan(anatomy, scans, mask, pixel_mm, scatter, views, noise):
+    scan = hu_to_unit(scans[scatter, views, noise])
+    return draw_reconstruction(hu_to_unit(anatomy), {f"CBCT, {views} views": scan}, "CT", pixel_mm, mask)
+
+
+draw = partial(draw_scan, hu[middle], scans, head.mask[mouth][middle], head.grid.spacing_mm[2])
+explore(draw, "Which switch hurts most, and what is its sign in the picture: a cup, streaks or grain?",
+        scatter=list(scatter_left), views=widgets.SelectionSlider(options=(60, 120, 360), value=360),
+        noise=widgets.Checkbox(True))
+
+# %% [markdown]
+# **Read.** Too few views draw streaks, scatter left in the data a cup and dark bands between bones, photons grain. Even
+# the best scan is not free of error: its voxels blur every edge. A network that turns CBCT into CT has to undo all of
+# this at once, and nothing in the picture says which is which.
+#
+# MR has switches too. The contrast agent gadolinium shortens T1 where blood vessels leak: mucosa, glands, tumour.
+
+# %%
+after, before = (take_mr(patient)["T1c"] for patient in (head, inject(head, dose=0.0)))
+shown = {title: to_unit(volume, "T1c", head.mask)[0][mouth][middle]
+         for title, volume in (("before gadolinium", before), ("after", after))}
+draw_slices(shown, "T1c", head.grid.spacing_mm[2], f"T1 before and after gadolinium: the tumour ({head.traits.tumour_site}) lights up",
+            head.mask[mouth][middle])
+
+# %% [markdown]
 # ## 2 · How many numbers?
 #
 # The VAE (called *tokenizer* later) cuts a slice into patches of `f × f` pixels and keeps `k` numbers of each. Our `f`
@@ -168,7 +224,7 @@ def my_projection(patch, mean, components):
 print(check_projection(my_projection))
 
 # %% [markdown]
-# ### Explore 1: turn patterns off
+# ### Explore 2: turn patterns off
 #
 # **Predict**, before you touch it: from how many patterns on can you no longer tell the copy from the original?
 
@@ -341,7 +397,7 @@ draw_quality([n * (size // f) ** 2 for n in steps], pca_db, n_pixels, vae_db)
 # training was too short to matter: at profile `smoke` that is so. A method that costs minutes has to beat one that
 # costs a second; always print both.
 #
-# ### Explore 2: where is the error?
+# ### Explore 3: where is the error?
 
 # %%
 def draw_codes(pca, vae, slices, pixel_mm, modality, slice):
@@ -472,7 +528,7 @@ for m in modalities:
 # your prediction was "closest to its own MR": the VAE was asked to keep everything needed to draw the slice again,
 # and the modality is part of that.
 #
-# ### Explore 3: walk through the latent space
+# ### Explore 4: walk through the latent space
 #
 # We start at one slice and walk along the main directions of the map, in standard deviations (SD), decoding on the
 # way.
