@@ -14,7 +14,7 @@ from phantom.traits import Pose, Traits
 
 @dataclass(frozen=True)
 class Anatomy:
-    """values: (3, z, y, x) ideal HU, T1c and T2w signal; label: tissue index; body: signed distance to the skin [mm];
+    """values: (column, z, y, x) as painted, ideal HU first; label: tissue index; body: signed distance to the skin [mm];
     organs: {name: bool (z, y, x)}; metal: distance to the nearest filling [mm], or None."""
 
     values: np.ndarray
@@ -24,8 +24,11 @@ class Anatomy:
     metal: np.ndarray | None
 
 
-def build_anatomy(grid: Grid, traits: Traits, pose: Pose, streams: Streams) -> Anatomy:
-    canvas = Canvas(grid, case_signals(streams("tissues")), *reference_position(grid, traits, pose, streams))
+def build_anatomy(grid: Grid, traits: Traits, pose: Pose, streams: Streams,
+                  signals: np.ndarray | None = None) -> Anatomy:
+    """signals: (tissue, column) what to paint, HU in the first column; default: this patient's HU, T1c and T2w."""
+    signals = case_signals(streams("tissues")) if signals is None else signals
+    canvas = Canvas(grid, signals, *reference_position(grid, traits, pose, streams))
     bumps = grid.smooth_noise(streams("skin"), 30)
     cavity = brain.brain_outline(canvas) - traits.csf_mm
     skull_mm = skull_thickness(canvas, traits, streams)

@@ -43,16 +43,16 @@ def smooth_union(a, b, blend_mm: float) -> np.ndarray:
 
 
 class Canvas:
-    """Volumes being painted: HU, T1c and T2w signal per voxel, the tissue label, and named organs.
+    """Volumes being painted: one per column of `signals` (HU first), the tissue label, and named organs.
 
     x, y, z: (z, y, x) each, the voxel's position in the *reference* head [mm]: shapes are drawn there, and the random
-    warp from patient to reference is what makes every patient different. signals: (tissue, 3) as painted.
+    warp from patient to reference is what makes every patient different. signals: (tissue, column) as painted.
     """
 
     def __init__(self, grid: Grid, signals: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray):
         self.grid, self.signals = grid, signals
         self.x, self.y, self.z = (np.ascontiguousarray(axis, dtype=np.float32) for axis in (x, y, z))
-        self.values = np.empty((3, *grid.shape), np.float32)
+        self.values = np.empty((signals.shape[1], *grid.shape), np.float32)
         self.values[:] = signals[TISSUE_ID["air"]][:, None, None, None]
         self.label = np.zeros(grid.shape, np.uint8)
         self.organs: dict[str, np.ndarray] = {}
