@@ -8,6 +8,7 @@ from phantom.tissues import TISSUE_ID
 
 LEFT, RIGHT = 1, -1
 SIDES = (RIGHT, LEFT)
+BLOCK = 4  # voxels per side of the blocks by which the box around a shape is found
 Point = tuple[float, float, float]  # (x, y, z) [mm]
 
 
@@ -42,6 +43,13 @@ def smooth_union(a, b, blend_mm: float) -> np.ndarray:
     return b + (a - b) * h - blend_mm * h * (1 - h)
 
 
+def block_extreme(extreme: np.ufunc, axis: np.ndarray) -> np.ndarray:
+    """Least or greatest value in each block of BLOCK x BLOCK x BLOCK voxels."""
+    for along in range(3):
+        axis = extreme.reduceat(axis, np.arange(0, axis.shape[along], BLOCK), axis=along)
+    return axis
+
+
 class Canvas:
     """Volumes being painted: one per column of `signals` (HU first), the tissue label, and named organs.
 
@@ -57,16 +65,19 @@ class Canvas:
         self.label = np.zeros(grid.shape, np.uint8)
         self.organs: dict[str, np.ndarray] = {}
         self.edge_mm = np.float32(np.mean(grid.spacing_mm))  # width of the partial-volume edge
-        grid_z, grid_y, grid_x = grid.mesh()
-        self.margin_mm = [float(np.abs(reference - voxel).max()) + 3 for reference, voxel in
-                          ((self.z, grid_z), (self.y, grid_y), (self.x, grid_x))]
+        self.lowest = [block_extreme(np.minimum, axis) for axis in (self.z, self.y, self.x)]
+        self.highest = [block_extreme(np.maximum, axis) for axis in (self.z, self.y, self.x)]
 
     def box(self, low: Point, high: Point) -> tuple[slice, slice, slice]:
-        """The voxels that a shape between two corners (x, y, z) of the reference head can reach."""
+        """The blocks of voxels that a shape between two corners (x, y, z) of the reference head can reach."""
+        near = np.ones(self.lowest[0].shape, bool)
+        for lowest, highest, first, last in zip(self.lowest, self.highest, reversed(low), reversed(high), strict=True):
+            near &= (highest > first - self.edge_mm) & (lowest < last + self.edge_mm)
         slices = []
-        for axis, first, last, margin in zip((self.grid.z_mm, self.grid.y_mm, self.grid.x_mm), reversed(low),
-                                             reversed(high), self.margin_mm, strict=True):
-            slices.append(slice(int(np.searchsorted(axis, first - margin)), int(np.searchsorted(axis, last + margin))))
+        for along, n in enumerate(self.grid.shape):
+            blocks = np.flatnonzero(near.any(axis=tuple({0, 1, 2} - {along})))
+            slices.append(slice(BLOCK * int(blocks[0]), min(BLOCK * int(blocks[-1] + 1), n)) if blocks.size
+                          else slice(0, 0))
         return tuple(slices)
 
     def paint(self, tissue: str, distance: np.ndarray, where=..., mask: np.ndarray | None = None,
