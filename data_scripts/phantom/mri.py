@@ -91,11 +91,11 @@ def draw_protocol(streams: Streams, settings: MrSettings) -> MrProtocol:
     gradient, t1_saturated, t2_saturated = g.random(3) < (
         settings.gradient_echo_share, settings.t1c_fat_saturation_share, settings.t2w_fat_saturation_share)
     t1_tr, t1_te, t2_tr, t2_te = np.exp(g.normal(0, settings.timing_spread, size=4))
-    t1 = SpinEcho(T1C.repetition_ms * t1_tr, T1C.echo_ms * t1_te)
+    t1 = SpinEcho(T1C.repetition_ms * float(t1_tr), T1C.echo_ms * float(t1_te))
     return MrProtocol(
         field_tesla=field,
         t1=T1_GRADIENT_ECHO[field] if gradient else t1,
-        t2=SpinEcho(T2W.repetition_ms * t2_tr, T2W.echo_ms * t2_te),
+        t2=SpinEcho(T2W.repetition_ms * float(t2_tr), T2W.echo_ms * float(t2_te)),
         t1c_fat_saturated=bool(t1_saturated),
         t2w_fat_saturated=bool(t2_saturated),
         gadolinium=float(g.uniform(*settings.gadolinium_dose)),
