@@ -78,10 +78,11 @@ def reference_position(grid: Grid, traits: Traits, pose: Pose, streams: Streams)
 
 
 def skull_thickness(canvas: Canvas, traits: Traits, streams: Streams) -> np.ndarray:
-    """Thickness of the vault [mm], thinner at the temples."""
+    """Thickness of the vault [mm], thinner at the temples and in the base."""
     thickness = traits.skull_mm + 1.0 * canvas.grid.smooth_noise(streams("skull thickness"), 55)
     temple = 1.5 * (np.abs(canvas.x) > 45) * np.clip((30 - np.abs(canvas.z - 20)) / 30, 0, 1)
-    return np.clip(thickness - temple, 3.2, 11).astype(np.float32)
+    base = np.clip((6 - canvas.z) / 12, 0, 1) * 0.45
+    return np.clip((thickness - temple) * (1 - base), 2.6, 11).astype(np.float32)
 
 
 def distance_to(points: list[tuple[float, float, float]], canvas: Canvas) -> np.ndarray | None:

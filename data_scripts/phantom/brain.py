@@ -23,7 +23,7 @@ from phantom.traits import Traits
 
 MAP_FILE = "mni_icbm152_{}_tal_nlin_sym_09a_converted.nii.gz"
 ATLAS_ORIGIN = (98, 134, 72)  # voxel of the anterior commissure; 1 mm voxels, axes right, front, up
-ATLAS_SCALE = 1.05  # the template is larger than the average brain (our choice)
+ATLAS_SCALE = 1.08  # the template is larger than the average brain (our choice)
 ATLAS_PITCH = math.radians(11)  # chin-up pose of a head mask against the template's AC-PC line (our choice)
 # The ear canal in the reference head (y, z) and in the template (front, up) [mm]
 EAR_CANAL, ATLAS_EAR_CANAL = (12.0, 0.0), (-26.0, -40.0)

@@ -10,8 +10,8 @@ from phantom.tissues import TISSUE_ID
 
 STRUCTURES = ("GTV", "CTV", "PTV", "Parotid_L", "Parotid_R", "Submandibular_L", "Submandibular_R", "SpinalCord",
               "Brainstem", "Brain", "Eye_L", "Eye_R", "Mandible", "Larynx", "Thyroid")
-# GTV to high-risk CTV: 5 mm, air and uninvaded bone spared (Gregoire et al., Radiother Oncol 126 (2018) 3, and for nodes
-# Biau et al., Radiother Oncol 134 (2019) 1). CTV to PTV: 3 to 5 mm with daily imaging; 4 mm is our choice.
+# GTV to high-risk CTV: 5 mm, air and uninvaded bone spared (Gregoire et al., Radiother Oncol 126 (2018) 3, and for
+# nodes Biau et al., Radiother Oncol 134 (2019) 1). CTV to PTV: 3 to 5 mm with daily imaging; 4 mm is our choice.
 CTV_MARGIN_MM, PTV_MARGIN_MM = 5.0, 4.0
 SKIN_MARGIN_MM = 3.0  # CTV and PTV stay this far under the skin
 SPARED = ("air", "cortical bone", "spongy bone", "enamel", "dentin", "metal")

@@ -61,7 +61,7 @@ def paint_orbits(canvas: Canvas, body: np.ndarray, streams: Streams) -> None:
         canvas.capsule("csf", eye, apex, 3.0, 2.6)
         canvas.capsule("nerve", eye, apex, 2.0)
         canvas.capsule("nerve", apex, (0, -20, 22), 2.2, 2.4)
-        paint_eye(canvas, eye, globe, gaze, "Eye_L" if side == LEFT else "Eye_R")
+        paint_eye(canvas, eye, globe * canvas.stretch_at(eye), gaze, "Eye_L" if side == LEFT else "Eye_R")
 
 
 def paint_eye(canvas: Canvas, eye: Point, radius: float, gaze: np.ndarray, organ: str) -> None:
@@ -88,7 +88,7 @@ def paint_sinuses(canvas: Canvas, traits: Traits, pose: Pose, streams: Streams) 
             lumen = ellipsoid_distance(canvas.x[where], canvas.y[where], canvas.z[where], centre, radii - wall)
             canvas.paint("fluid", np.maximum(lumen, centre[1] + level - 3 * pose.mucosa_mm - canvas.y[where]), where)
         if g.random() < 0.15:
-            canvas.ellipsoid("mucosa", (centre[0], centre[1] + 4, centre[2] - radii[2] + 6), (7, 7, 8))  # retention cyst
+            canvas.ellipsoid("mucosa", (centre[0], centre[1] + 4, centre[2] - radii[2] + 6), (7, 7, 8))  # cyst
         canvas.bone((28, -82, 3), (50, -63, 1), 5, 5.5, (1, 1, 1.6), shell_mm=1.8, side=side)  # zygoma
         canvas.bone((50, -63, 1), (67, -38, 1), 4, 2.6, (0.7, 1, 1.3), shell_mm=1.8, side=side)  # arch
         canvas.bone((67, -38, 1), (66, -12, 2), 2.6, 3.0, (0.7, 1, 1.3), shell_mm=1.6, side=side)
@@ -140,7 +140,8 @@ def paint_mandible(canvas: Canvas, body: np.ndarray, traits: Traits, jaw: Callab
     height = 0.72 if traits.toothless else g.uniform(0.92, 1.08)  # without teeth the alveolar bone is lost
     thick = g.uniform(0.92, 1.1)
     points = [(x, -89 + (abs(x) / 46) ** 2.1 * 54, -70 + 0.1 * abs(x)) for x in np.linspace(-46, 46, 13)]
-    missing = [traits.surgery == "flap" and 15 < (a[0] + b[0]) / 2 * traits.tumour_side < 44 for a, b in pairwise(points)]
+    cut = traits.tumour_side if traits.surgery == "flap" else 0
+    missing = [15 < (a[0] + b[0]) / 2 * cut < 44 for a, b in pairwise(points)]
     arch = [(jaw(a), jaw(b)) for (a, b), gone in zip(pairwise(points), missing, strict=True) if not gone]
     for start, end in arch:
         canvas.capsule("cortical bone", start, end, 5.2 * thick, stretch=(1, 1, 2.3 * height), mask=skin,
@@ -185,7 +186,8 @@ def paint_teeth(canvas: Canvas, body: np.ndarray, traits: Traits, jaw: Callable[
                                    stretch=(1, 1, height * (0.8 if traits.toothless else 1)), mask=skin)
         for index, (x, y) in enumerate(row):
             molar = abs(index - 7.5) > 3
-            missing, filled, crown = g.random() < traits.missing_teeth, g.random() < traits.filled_teeth, g.random() < 0.3
+            missing, filled = g.random() < traits.missing_teeth, g.random() < traits.filled_teeth
+            crown = g.random() < 0.3
             resected = traits.surgery == "flap" and not upper and 12 < x * traits.tumour_side
             if traits.toothless or missing or resected:
                 continue

@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 
 from phantom.grid import Streams
-from phantom.shapes import LEFT, SIDES, Canvas, Point, ellipsoid_distance
+from phantom.shapes import LEFT, SIDES, Canvas, Point, ellipsoid_distance, mirrored
 from phantom.spine import lifted, spine_y_mm
 from phantom.traits import Pose, Traits
 
@@ -59,7 +59,7 @@ def paint_muscles(canvas: Canvas, body: np.ndarray, traits: Traits, pose: Pose, 
     z = canvas.z
     bands = canvas.grid.smooth_noise(streams("fat planes"), 26)
     under_fat = np.clip((-body - 3.5 - 2.6 * traits.fat) / 2, 0, 1).astype(np.float32)
-    nape = ellipsoid_distance(canvas.x, canvas.y, np.maximum(np.minimum(z, -60), -140) , (0, 28, -60), (50, 42, 60))
+    nape = ellipsoid_distance(canvas.x, canvas.y, np.maximum(np.minimum(z, -60), -140), (0, 28, -60), (50, 42, 60))
     deep = np.maximum(np.maximum(nape, body + 7 + 3 * traits.fat), z + 22 + 3 * bands)
     canvas.paint("muscle", deep)
     canvas.paint("fat", 1.1 - np.abs(bands) * 4.5, mask=(0.75 * (deep < 0)).astype(np.float32))
@@ -111,11 +111,11 @@ def paint_glands(canvas: Canvas, body: np.ndarray, traits: Traits, pose: Pose, s
                        organ=f"Parotid_{name}", side=side)  # deep lobe
         if accessory:
             canvas.ellipsoid("parotid", (62, -32, -28), (5, 14, 7), mask=skin, organ=f"Parotid_{name}", side=side)
-        smg = traits.submandibular
-        canvas.ellipsoid("submandibular", (31, -36, -78), (9.5 * smg, 15 * smg, 13 * smg), mask=skin,
+        smg = traits.submandibular * canvas.stretch_at(mirrored((31, -36, -78), side))
+        canvas.ellipsoid("submandibular", (31, -36, -78), (10 * smg, 15.5 * smg, 13.5 * smg), mask=skin,
                          bump=1.2 * surface, organ=f"Submandibular_{name}", side=side)
-        canvas.capsule("thyroid", (17, -24, -118), (15, -18, -150), 7 * thyroid, 8 * thyroid, (1, 1.15, 1), side=side,
-                       organ="Thyroid")
+        canvas.capsule("thyroid", (17, -24, -118), (15, -18, -150), 7.2 * thyroid, 8.2 * thyroid, (1, 1.15, 1),
+                       side=side, organ="Thyroid")
     canvas.capsule("thyroid", (-11, -37, -138), (11, -37, -138), 3, stretch=(1, 1, 2), organ="Thyroid")  # isthmus
     if nodule:
         canvas.ellipsoid("necrosis", (16, -20, -142), (5, 5, 6), side=int(g.choice(SIDES)))
@@ -201,9 +201,10 @@ def paint_larynx(canvas: Canvas, traits: Traits, streams: Streams) -> None:
     """Hyoid, thyroid and cricoid cartilage, arytenoids, vocal folds; the organ Larynx is their envelope, airway
     included. Cartilage turns to bone with age, in patches."""
     g = streams("larynx")
-    size, up = traits.larynx, traits.larynx_mm
+    size, up = traits.larynx * canvas.stretch_at((0, -32, -108)), traits.larynx_mm
     at = lambda x, y, z: (size * x, -32 + size * (y + 32), -108 + size * (z + 108) + up)
-    for start, end in pairwise([at(x, -48 + (abs(x) / 19) ** 2 * 24, -88 + 0.25 * abs(x)) for x in np.linspace(-19, 19, 7)]):
+    horns = [at(x, -48 + (abs(x) / 19) ** 2 * 24, -88 + 0.25 * abs(x)) for x in np.linspace(-19, 19, 7)]
+    for start, end in pairwise(horns):
         canvas.bone(start, end, 2.8, stretch=(1, 1, 1.2), shell_mm=1.4)  # hyoid
     ossified = g.uniform(0, 1.3)
     for side in SIDES:

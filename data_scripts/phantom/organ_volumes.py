@@ -28,20 +28,20 @@ class AdultRange:
 
 
 ADULT_RANGES = {
-    "Parotid": AdultRange(9.2, 25.3, 54.1, "Medbery et al., Radiother Oncol 54 (2000) 87: MR of 32 glands, median and "
-                          "range"),
-    "Submandibular": AdultRange(2.9, 8.1, 13.2, "CT of 130 adults: mean 8.07, sd 2.57 ml (normal variation in size of the "
-                                "submandibular gland, Dentomaxillofac Radiol); mean +- 2 sd"),
-    "Eye": AdultRange(5.0, 7.3, 9.5, "ICRP Publication 89 (2002): 7.5 g an eye; range: spheres 21 to 26 mm wide, our "
-                      "choice"),
-    "SpinalCord": AdultRange(0.5, 0.83, 1.1, "Sherman et al., AJNR 11 (1990) 369: 8.8 x 12.4 mm at C2, 8.7 x 14.0 at C4, "
-                             "7.4 x 11.4 at C7, as ellipses 0.86, 0.96, 0.66; range our choice"),
+    "Parotid": AdultRange(9.2, 25.3, 54.1, "Medbery et al., Radiother Oncol 54 (2000) 87: MR of 32 glands, median "
+                          "and range"),
+    "Submandibular": AdultRange(2.9, 8.1, 13.2, "CT of 130 adults, mean 8.07, sd 2.57 ml (Quantitative analysis of the "
+                                "submandibular gland using computed tomography, Dentomaxillofac Radiol); mean +- 2 sd"),
+    "Eye": AdultRange(5.0, 7.3, 9.5, "ICRP Publication 89 (2002): 7.5 g an eye; range: spheres 21 to 26 mm wide, "
+                      "our choice"),
+    "SpinalCord": AdultRange(0.5, 0.83, 1.1, "Sherman et al., AJNR 11 (1990) 369: 8.8 x 12.4 mm at C2, 8.7 x 14.0 at "
+                             "C4, 7.4 x 11.4 at C7, as ellipses 0.86, 0.96, 0.66; range our choice"),
     "Thyroid": AdultRange(7.0, 18.0, 40.0, "ICRP Publication 89 (2002): 20 g in men, 17 in women; range our choice"),
     "Brainstem": AdultRange(17.0, None, 42.0, "our choice, around contours of the stem from midbrain to foramen magnum"),
     "Mandible": AdultRange(25.0, None, 95.0, "our choice; the lower end for toothless and resected jaws"),
     "Larynx": AdultRange(14.0, None, 55.0, "our choice: the envelope of the framework with its airway"),
-    "Brain": AdultRange(1000.0, 1340.0, 1800.0, "ICRP Publication 89 (2002): 1450 g in men, 1300 in women, of tissue; the "
-                        "contour holds the fluid too; range our choice; see `whole_brain_ml`"),
+    "Brain": AdultRange(1000.0, 1340.0, 1800.0, "ICRP Publication 89 (2002): 1450 g in men, 1300 in women, of tissue; "
+                        "the contour holds the fluid too; range our choice; see `whole_brain_ml`"),
 }
 
 
@@ -119,8 +119,8 @@ def main() -> None:
     print(f"{'structure':16s} {'mean':>7s} {'sd':>6s} {'range':>15s}   adults (low, mean, high)  outside")
     for row in sorted(rows, key=lambda row: STRUCTURES.index(row["structure"])):
         low, mean, high = row["published_ml"]
-        print(f"{row['structure']:16s} {row['mean_ml']:7.1f} {row['sd_ml']:6.1f} "
-              f"{row['lowest_ml']:7.1f}-{row['highest_ml']:<7.1f}   {low:g}, {mean or '-'}, {high:g}   {row['outside']}")
+        print(f"{row['structure']:16s} {row['mean_ml']:7.2f} {row['sd_ml']:6.2f} {row['lowest_ml']:7.2f}-"
+              f"{row['highest_ml']:<7.2f}   {low:g}, {mean or '-'}, {high:g}   {row['outside']}")
 
 
 if __name__ == "__main__":

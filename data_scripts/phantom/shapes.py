@@ -80,6 +80,18 @@ class Canvas:
                           else slice(0, 0))
         return tuple(slices)
 
+    def stretch_at(self, point: Point) -> float:
+        """Reference mm per mm of this patient near a point of the reference: what to multiply a radius by where an
+        organ's size does not follow the size of the head (the eye's, above all)."""
+        middle = [(low + high) / 2 for low, high in zip(self.lowest, self.highest, strict=True)]
+        nearest = np.argmin(sum((axis - mm) ** 2 for axis, mm in zip(middle, reversed(point), strict=True)))
+        index = np.unravel_index(nearest, middle[0].shape)
+        around = tuple(slice(max(i - 1, 0), i + 2) for i in index)
+        jacobian = [[np.gradient(axis[around], BLOCK * step, axis=along).mean() if axis[around].shape[along] > 1 else
+                     float(row == along) for along, step in enumerate(self.grid.spacing_mm)]
+                    for row, axis in enumerate(middle)]
+        return float(abs(np.linalg.det(np.array(jacobian, float))) ** (1 / 3))
+
     def paint(self, tissue: str, distance: np.ndarray, where=..., mask: np.ndarray | None = None,
               organ: str | None = None, edge_mm: float | None = None) -> None:
         """Cover the inside of `distance` with a tissue; voxels on the edge are mixed by their share.

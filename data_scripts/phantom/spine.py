@@ -55,7 +55,7 @@ def paint_body(canvas: Canvas, y: float, z: float, size: float, wear: float) -> 
     where = canvas.box((-18 * size, y - 16 * size, z - 11), (18 * size, y + 14 * size, z + 11))
     cx, cy, cz = canvas.x[where], canvas.y[where], canvas.z[where]
     around = np.sqrt((cx / (11.5 * size)) ** 2 + ((cy - y + 1) / (9.2 * size)) ** 2)
-    height = 5.9 + 0.007 * abs(z) + 1.2 * wear + 0.9 * np.clip(around - 0.5, 0, 0.6)  # end plates are hollow
+    height = 5.2 + 0.007 * abs(z) + 1.4 * wear + 0.9 * np.clip(around - 0.5, 0, 0.6)  # end plates are hollow
     body = np.maximum((around - 1 - 0.12 * wear * (np.abs(cz - z) > 4)) * 9, np.abs(cz - z) - height)
     canvas.paint("cortical bone", body, where)
     canvas.paint("spongy bone", body + 1.4, where)

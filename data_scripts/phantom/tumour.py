@@ -11,8 +11,8 @@ SITE_CENTRE = {"nasopharynx": (12, -14, -4), "tonsil": (21, -22, -44), "tongue b
                "larynx": (8, -32, -106), "oral cavity": (16, -62, -58)}
 SITE_SIZE = {"larynx": 0.7, "oral cavity": 0.85}  # factor on the radii
 # Levels of the neck [mm], for the left, and where each site spreads first: usual pattern, positions our choice
-LEVEL_CENTRE = {"IB": (33, -46, -70), "II": (38, -2, -52), "III": (36, 2, -86), "IV": (33, -6, -124), "V": (52, 28, -84),
-                "retropharyngeal": (17, -5, -18)}
+LEVEL_CENTRE = {"IB": (33, -46, -70), "II": (38, -2, -52), "III": (36, 2, -86), "IV": (33, -6, -124),
+                "V": (52, 28, -84), "retropharyngeal": (17, -5, -18)}
 SPREAD = {"nasopharynx": ("retropharyngeal", "II", "V", "III"), "tonsil": ("II", "III", "retropharyngeal"),
           "tongue base": ("II", "III", "IV"), "larynx": ("III", "II", "IV"), "oral cavity": ("IB", "II", "III")}
 SPARED = ("cortical bone", "spongy bone", "enamel", "dentin", "metal", "cartilage", "cord", "brainstem")
