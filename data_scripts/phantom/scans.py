@@ -79,8 +79,11 @@ def facts(patient: Patient) -> dict:
 
 
 def draw_patient(seed: int, index: int, size: int, settings: PhantomSettings = PhantomSettings()) -> Patient:
-    """The first of up to MOST_ATTEMPTS patients whose organ volumes are all those of adults; else the one with the
-    fewest outside."""
+    """The first of up to MOST_ATTEMPTS patients who has a tumour and whose organ volumes are all those of adults; else
+    the one with the fewest outside.
+
+    Raises ValueError if none has a tumour: settings that leave it no room.
+    """
     grid = Grid.of_size(size)
     fewest = None
     for attempt in range(MOST_ATTEMPTS):
@@ -88,12 +91,16 @@ def draw_patient(seed: int, index: int, size: int, settings: PhantomSettings = P
         traits = draw_traits(streams, settings.anatomy)
         tissues, protocol = draw_tissues(streams("tissues")), draw_protocol(streams, settings.mr)
         planned = build_anatomy(grid, traits, Pose(), streams, signal_columns(tissues, protocol))
+        if not planned.organs["GTV"].any():
+            continue                                             # bone, cord and skin left it no room
         structures = draw_structures(planned, grid)
         violations = tuple(check(structures, grid.spacing_mm))
         if fewest is None or len(violations) < len(fewest[-1]):
             fewest = streams, traits, tissues, protocol, planned, structures, violations
         if not violations:
             break
+    if fewest is None:
+        raise ValueError(f"seed {seed}, case {index}: no tumour in {MOST_ATTEMPTS} patients. Change the seed or [anatomy].")
     streams, traits, tissues, protocol, planned, structures, violations = fewest
     around = beyond_the_field(grid, Grid.surroundings(size), traits, streams, tissues)
     return Patient(grid, streams, traits, tissues, protocol, planned, body_mask(planned), structures, around, attempt,
