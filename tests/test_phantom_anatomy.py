@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from phantom.anatomy import Anatomy, build_anatomy
+from phantom.anatomy import Anatomy, build_anatomy, reference_position
 from phantom.contours import CTV_MARGIN_MM, STRUCTURES, body_mask, draw_structures
 from phantom.face import jaw_turn
 from phantom.grid import Grid, Streams
@@ -273,6 +273,17 @@ def test_patients_differ_in_shape_and_in_tissue(cohort):
         return 2 * (first[name] & second[name]).sum() / (first[name].sum() + second[name].sum())
 
     assert dice("Brain") < 0.985 and dice("Mandible") < 0.9
+
+
+def test_no_deformation_folds():
+    """The Jacobian of patient to reference is positive: no tissue is turned inside out, none shrinks to nothing."""
+    coarse = Grid.of_size(32)
+    for index in COHORT:
+        streams = Streams(1, index)
+        x, y, z = reference_position(coarse, draw_traits(streams), PLANNED, streams)
+        jacobian = [np.gradient(np.broadcast_to(axis, coarse.shape), *coarse.spacing_mm) for axis in (z, y, x)]
+        volume = np.linalg.det(np.moveaxis(np.array(jacobian), (0, 1), (-2, -1)))
+        assert 0.2 < volume.min() and volume.max() < 3
 
 
 def test_a_seed_is_a_patient():

@@ -59,7 +59,7 @@ def paint_muscles(canvas: Canvas, body: np.ndarray, traits: Traits, pose: Pose, 
     z = canvas.z
     bands = canvas.grid.smooth_noise(streams("fat planes"), 26)
     under_fat = np.clip((-body - 3.5 - 2.6 * traits.fat) / 2, 0, 1).astype(np.float32)
-    nape = ellipsoid_distance(canvas.x, canvas.y, np.maximum(np.minimum(z, -60), -140), (0, 28, -60), (50, 42, 60))
+    nape = ellipsoid_distance(canvas.x, canvas.y, np.maximum(z, -60), (0, 40, -60), (46, 36, 60))
     deep = np.maximum(np.maximum(nape, body + 7 + 3 * traits.fat), z + 22 + 3 * bands)
     canvas.paint("muscle", deep)
     canvas.paint("fat", 1.1 - np.abs(bands) * 4.5, mask=(0.75 * (deep < 0)).astype(np.float32))
