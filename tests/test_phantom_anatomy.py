@@ -20,13 +20,14 @@ from phantom.organ_volumes import (
 from phantom.shapes import capsule_distance, ellipsoid_distance
 from phantom.tissues import TISSUE_ID
 from phantom.traits import (
+    FLAP_SITES,
     SITES,
     AnatomySettings,
     Pose,
     draw_traits,
     draw_treatment_pose,
 )
-from scipy.ndimage import binary_dilation, distance_transform_edt
+from scipy.ndimage import binary_dilation, distance_transform_edt, label
 
 SIZE = 64
 GRID = Grid.of_size(SIZE)
@@ -106,6 +107,14 @@ def test_every_structure_lies_inside_the_body(cohort):
         for name, mask in structures.items():
             assert mask.any(), f"{name} is empty"
             assert not (mask & ~body).any(), f"{name} leaves the body"
+
+
+def test_the_body_is_one_piece(cohort):
+    """No island of nose, chin or ear."""
+    for anatomy, _ in cohort:
+        pieces, _ = label(anatomy.body < 0)
+        sizes = np.bincount(pieces.ravel())[1:]
+        assert sizes.max() > 0.9995 * sizes.sum()
 
 
 def test_left_is_left_and_front_is_front(cohort):
@@ -298,6 +307,7 @@ def test_87_patients_are_87_patients():
     assert {patient.surgery for patient in patients} == {"none", "flap", "neck dissection"}
     assert 0.55 < np.mean([patient.sex == "male" for patient in patients]) < 0.85
     assert {patient.toothless for patient in patients} == {True, False}
+    assert all(patient.tumour_site in FLAP_SITES for patient in patients if patient.surgery == "flap")
 
 
 def test_dental_and_surgical_variants():
@@ -318,3 +328,5 @@ def test_dental_and_surgical_variants():
 def test_shares_of_the_sites_must_sum_to_one():
     with pytest.raises(ValueError, match="sum to 1"):
         AnatomySettings(site_shares=(0.5, 0.5, 0.5, 0.0, 0.0))
+    with pytest.raises(ValueError, match="sum to 1 at most"):
+        AnatomySettings(flap_share=0.7, neck_dissection_share=0.7)

@@ -89,7 +89,7 @@ def paint_tongue(canvas: Canvas, traits: Traits, pose: Pose, jaw, streams: Strea
     where = canvas.box(np.subtract(centre, radii), np.add(centre, radii))
     inner = ellipsoid_distance(canvas.x[where], canvas.y[where], canvas.z[where], centre, radii - 4)
     canvas.paint("fat", np.maximum(inner, 1.2 - 2.0 * np.abs(fibres[where])), where,
-                 mask=np.full(canvas.grid.shape, 0.4, np.float32))
+                 mask=np.full(canvas.grid.shape, 0.25, np.float32))
     canvas.capsule("fat", jaw((0, -70, -66)), jaw((0, -40, -62)), 0.6, 1.0, (1, 1, 6))  # septum
     for side in SIDES:
         canvas.ellipsoid("submandibular", jaw((15, -62, -70)), (4, 12, 5), side=side)  # sublingual gland

@@ -9,6 +9,7 @@ from phantom.grid import Streams
 
 SITES = ("nasopharynx", "tonsil", "tongue base", "larynx", "oral cavity")
 SURGERY = ("none", "flap", "neck dissection")
+FLAP_SITES = ("tonsil", "tongue base", "oral cavity")  # whose resection takes a part of tongue and mandible
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class AnatomySettings:
     tilt_sd_mm: float = 4.0  # of the neck, sideways there
     turn_sd_degree: float = 3.0  # of the head in the mask
     site_shares: tuple[float, ...] = (0.25, 0.22, 0.20, 0.18, 0.15)  # in the order of SITES
-    flap_share: float = 0.08
+    flap_share: float = 0.08  # of the patients with a tumour of mouth or oropharynx
     neck_dissection_share: float = 0.08
     toothless_share: float = 0.12
     missing_teeth: tuple[float, float] = (0.0, 0.3)  # share of the teeth of those who have any
@@ -49,6 +50,9 @@ class AnatomySettings:
         if len(self.site_shares) != len(SITES) or abs(sum(self.site_shares) - 1) > 1e-6:
             raise ValueError(f"site_shares = {self.site_shares}: give {len(SITES)} shares that sum to 1, one for each "
                              f"of {', '.join(SITES)}")
+        if min(self.flap_share, self.neck_dissection_share) < 0 or self.flap_share + self.neck_dissection_share > 1:
+            raise ValueError(f"flap_share = {self.flap_share} and neck_dissection_share = {self.neck_dissection_share}: "
+                             "give shares from 0 that sum to 1 at most")
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,8 @@ class Pose:
 def draw_traits(streams: Streams, settings: AnatomySettings = AnatomySettings()) -> Traits:
     g, s = streams("traits"), settings
     male = g.random() < s.male_share
+    site = str(streams("site").choice(SITES, p=s.site_shares))
+    flap = s.flap_share if site in FLAP_SITES else 0.0
     uniform, normal = (lambda low, high: float(g.uniform(low, high))), (lambda mean, sd: float(g.normal(mean, sd)))
     return Traits(
         sex="male" if male else "female",
@@ -143,9 +149,8 @@ def draw_traits(streams: Streams, settings: AnatomySettings = AnatomySettings())
         toothless=bool(g.random() < s.toothless_share),
         missing_teeth=uniform(*s.missing_teeth),
         filled_teeth=float(g.uniform(0.05, 0.4) if g.random() < s.filled_share else 0),
-        surgery=str(g.choice(SURGERY, p=(1 - s.flap_share - s.neck_dissection_share, s.flap_share,
-                                         s.neck_dissection_share))),
-        tumour_site=str(g.choice(SITES, p=s.site_shares)),
+        surgery=str(g.choice(SURGERY, p=(1 - flap - s.neck_dissection_share, flap, s.neck_dissection_share))),
+        tumour_site=site,
         tumour_side=int(g.choice((-1, 1))),
         tumour_size=uniform(0.6, 1.15),
     )
