@@ -21,6 +21,7 @@ from torch import Tensor
 from phantom.beam import Beam
 from phantom.composition import split_materials
 from phantom.conebeam import (
+    EVERYWHERE,
     ConeBeam,
     Surroundings,
     forward_project,
@@ -53,11 +54,11 @@ class CbctSettings:
     source_detector_mm: float = 1500.0
     detector_width_mm: float = 397.0
     half_fan_offset_mm: float = 148.0
-    detector_pixel: float = 0.6  # width at the isocentre, in voxels
-    photons_log10: tuple[float, float] = (3.3, 4.0)  # per view and mm2 at the isocentre, before the bowtie
+    detector_pixel: float = 0.5  # width at the isocentre, in voxels
+    photons_log10: tuple[float, float] = (3.8, 4.5)  # per view and mm2 at the isocentre, before the bowtie
     electronic_noise: float = 4.0  # standard deviation per pixel, in photons
     scatter_to_primary: tuple[float, float] = (0.35, 0.7)  # behind a wide slab of SLAB_MM of water
-    scatter_left: tuple[float, float] = (0.08, 0.25)  # share that the imperfect correction leaves
+    scatter_left: tuple[float, float] = (0.05, 0.20)  # share that the imperfect correction leaves
     scatter_width_mm: float = 70.0  # at the detector
     lag: float = 0.03  # share of the signal that is read out later
     lag_decay: float = 0.75  # of that rest, from view to view
@@ -65,7 +66,7 @@ class CbctSettings:
     drift_mm: tuple[float, float] = (0.0, 0.6)  # standard deviation of the patient's place between quarters of the scan
     swallow_chance: float = 0.3  # the throat is shut during `swallow_share` of the views
     swallow_share: float = 0.12
-    hann_cutoff: float = 1.2  # of the reconstruction filter, x Nyquist of the detector
+    hann_cutoff: float = 1.5  # of the reconstruction filter, x Nyquist of the detector
     beam_hardening: bool = True
     noise: bool = True
 
@@ -180,10 +181,10 @@ def line_integrals(ct_hu: np.ndarray, spacing_mm: tuple[float, float, float], sc
     parts = torch.from_numpy(parts if parts[2].any() else parts[:2]).to(device)
     radius_mm = patient_radius_mm(ct_hu, spacing_mm) + 3 * settings.drift_mm[1]
     box_mm = tuple(n * step for n, step in zip(ct_hu.shape, spacing_mm, strict=True))
-    goes_on = (True, True)
+    low, high = EVERYWHERE
     if surroundings is not None:
         around = torch.from_numpy(split_materials(surroundings.hu)[:len(parts)]).to(device)
-        goes_on = tuple(not elsewhere for elsewhere in surroundings.reach_beyond(box_mm[0]))
+        low, high = surroundings.box_heights_mm(box_mm[0])
     shifts_mm = generator.normal(0, 1, (4, 3)) * generator.uniform(*settings.drift_mm)
     shifts_mm -= shifts_mm.mean(axis=0)
     quarters = [range(q * scan.n_views // 4, (q + 1) * scan.n_views // 4) for q in range(4)]
@@ -192,7 +193,8 @@ def line_integrals(ct_hu: np.ndarray, spacing_mm: tuple[float, float, float], sc
     paths_mm = torch.zeros(scan.n_views, 3, scan.n_v, scan.n_u, device=device)
     for views, shift_mm in zip(quarters, shifts_mm.tolist(), strict=True):
         block = paths_mm[views.start:views.stop, :len(parts)]
-        block += forward_project(parts, spacing_mm, scan, radius_mm, shift_mm, goes_on, views)
+        heights_mm = (low + shift_mm[0], high + shift_mm[0])
+        block += forward_project(parts, spacing_mm, scan, radius_mm, shift_mm, heights_mm, views)
         if surroundings is not None:
             block += surroundings_paths(around, surroundings, box_mm, scan, shift_mm, views)
     if generator.random() < settings.swallow_chance:
@@ -221,8 +223,9 @@ def add_swallow(paths_mm: Tensor, ct_hu: np.ndarray, spacing_mm: tuple[float, fl
     low, high = max(0, centre - half), min(ct_hu.shape[0], centre + half)
     closing = np.where(air[low:high], TISSUE_HU - ct_hu[low:high], 0).astype(np.float32) / 1000
     centre_mm = ((low + high - ct_hu.shape[0]) / 2 * spacing_mm[0], 0.0, 0.0)
+    heights_mm = tuple((k - ct_hu.shape[0] / 2) * spacing_mm[0] for k in (low, high))
     paths_mm[first:first + n, :1] += forward_project(torch.from_numpy(closing)[None].to(paths_mm.device), spacing_mm,
-                                                     scan, radius_mm, centre_mm, (False, False), range(first, first + n))
+                                                     scan, radius_mm, centre_mm, heights_mm, range(first, first + n))
 
 
 def bowtie_of(scan: ConeBeam, settings: CbctSettings) -> Tensor:

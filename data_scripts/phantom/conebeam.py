@@ -11,7 +11,7 @@ one core, 128 slices of 128 x 128).  With D very large the same code is a parall
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,7 +20,11 @@ from torch import Tensor
 
 RAY_STEP = 1.0  # sampling step along a ray, in voxels: our choice
 PLANES_PER_SLICE = 2.0  # depth planes so close that a ray climbs at most 1 / this of a slice between them: our choice
+TOUCHING_MM = 1e-3
 TAPER_MM = 40.0  # a truncated row is continued to 0 over this width: our choice
+
+
+EVERYWHERE = (-math.inf, math.inf)
 
 
 @dataclass(frozen=True)
@@ -63,11 +67,18 @@ class Surroundings:
     spacing_mm: tuple[float, float, float]
     offset_mm: tuple[float, float, float]
 
-    def reach_beyond(self, box_height_mm: float) -> tuple[bool, bool]:
-        """Whether it lies below and above a box of this height."""
+    def heights_mm(self, box_height_mm: float) -> tuple[float, float]:
+        """Lowest and highest z [mm from the box's centre] of which it tells."""
         half_mm = self.hu.shape[0] * self.spacing_mm[0] / 2
-        return (self.offset_mm[0] - half_mm < -box_height_mm / 2 - 1e-3,
-                self.offset_mm[0] + half_mm > box_height_mm / 2 + 1e-3)
+        low, high = self.offset_mm[0] - half_mm, self.offset_mm[0] + half_mm
+        return (-math.inf if low < -box_height_mm / 2 - TOUCHING_MM else low,
+                math.inf if high > box_height_mm / 2 + TOUCHING_MM else high)
+
+    def box_heights_mm(self, box_height_mm: float) -> tuple[float, float]:
+        """Lowest and highest z of which the box itself must tell."""
+        low, high = self.heights_mm(box_height_mm)
+        return (-box_height_mm / 2 if low == -math.inf else -math.inf,
+                box_height_mm / 2 if high == math.inf else math.inf)
 
 
 def centred_axis(n: int, step_mm: float) -> Tensor:
@@ -75,12 +86,12 @@ def centred_axis(n: int, step_mm: float) -> Tensor:
     return (torch.arange(n, dtype=torch.float32) - (n - 1) / 2) * step_mm
 
 
-def linear_weights(positions: Tensor, n: int, goes_on: tuple[bool, bool] = (True, True)) -> Tensor:
+def linear_weights(positions: Tensor, n: int) -> Tensor:
     """Weights of linear interpolation at positions (...) in units of samples 0..n-1 -> (..., n).
 
-    goes_on: whether the first and the last sample go on beyond their end; otherwise nothing is there.
+    Clamped: beyond its ends, what is sampled goes on as its end samples do.
     """
-    positions = positions.clamp(0 if goes_on[0] else None, n - 1 if goes_on[1] else n)
+    positions = positions.clamp(0, n - 1)
     return (1 - (positions[..., None] - torch.arange(n, device=positions.device)).abs()).clamp(min=0)
 
 
@@ -98,13 +109,13 @@ def bilinear_rows(row: Tensor, column: Tensor, n_rows: int, n_columns: int) -> t
 
 def forward_project(volumes: Tensor, spacing_mm: tuple[float, float, float], scan: ConeBeam, radius_mm: float,
                     centre_mm: tuple[float, float, float] = (0.0, 0.0, 0.0),
-                    goes_on: tuple[bool, bool] = (True, True), views: range | None = None) -> Tensor:
+                    heights_mm: tuple[float, float] = EVERYWHERE, views: range | None = None) -> Tensor:
     """Line integrals through one or more volumes on one grid.
 
     volumes: (c, z, y, x) [any unit per mm]; spacing_mm = (dz, dy, dx); radius_mm: in-plane radius around the axis that
-    holds all that attenuates; centre_mm = (z, y, x) of the volume's centre; goes_on: whether the patient goes on below and
-    above it as the end slices do; views: all by default -> (view, c, v, u) [unit].  Linear interpolation, samples
-    RAY_STEP voxels apart (Joseph 1982 in spirit).
+    holds all that attenuates; centre_mm = (z, y, x) of the volume's centre; heights_mm: where along z it is, going on as its end
+    slices do where this is more than the volume itself; views: all by default -> (view, c, v, u) [unit].  Linear
+    interpolation, samples RAY_STEP voxels apart (Joseph 1982 in spirit).
     """
     device = volumes.device
     c, n_z, n_y, n_x = volumes.shape
@@ -120,7 +131,8 @@ def forward_project(volumes: Tensor, spacing_mm: tuple[float, float, float], sca
     magnify = 1 + depth_mm / distance
     lateral_mm = u_mm[None, :] * magnify[:, None]  # t u
     height_mm = v_mm[None, :] * magnify.reshape(n_planes, per_plane).mean(dim=1)[:, None]  # plane v
-    z_weights = linear_weights((height_mm - centre_z) / dz + (n_z - 1) / 2, n_z, goes_on).transpose(1, 2)  # plane z v
+    z_weights = linear_weights((height_mm - centre_z) / dz + (n_z - 1) / 2, n_z).transpose(1, 2)  # plane z v
+    z_weights = z_weights * ((height_mm >= heights_mm[0]) & (height_mm <= heights_mm[1]))[:, None]
     columns = volumes.permute(2, 3, 0, 1).reshape(n_y * n_x, c * n_z).contiguous()
     ray_step_mm = step_mm * torch.sqrt(1 + (u_mm[None, :] ** 2 + v_mm[:, None] ** 2) / distance ** 2)
     angles = scan.view_angles()
@@ -144,23 +156,27 @@ def surroundings_paths(attenuation: Tensor, surroundings: Surroundings, box_mm: 
     """Line integrals through the part of the surroundings that lies outside the box -> (view, c, v, u).
 
     attenuation: (c, z, y, x) of `surroundings`; box_mm: edges (z, y, x) of the box, which is centred on the isocentre;
-    shift_mm: of patient and box.  On a detector of twice the pixel width, interpolated: these shadows are smooth.
+    shift_mm: of patient and box.  On a detector of twice the pixel width, interpolated: these shadows
+    are smooth.
     """
-    outside = attenuation.clone()
     inside = torch.ones((), device=attenuation.device)
-    for axis in range(3):
+    for axis in (1, 2):
         step, n = surroundings.spacing_mm[axis], attenuation.shape[axis + 1]
         middle = centred_axis(n, step).to(attenuation.device) + surroundings.offset_mm[axis]
         low, high = (middle - step / 2).clamp(min=-box_mm[axis] / 2), (middle + step / 2).clamp(max=box_mm[axis] / 2)
         inside = inside[..., None] * ((high - low) / step).clamp(0, 1)
-    outside *= 1 - inside
-    coarse = ConeBeam(scan.n_views, scan.n_u // 2, scan.n_v // 2, 2 * scan.pixel_u_mm, 2 * scan.pixel_v_mm,
-                      scan.source_isocentre_mm, scan.offset_u_mm, scan.arc_degree)
-    _, half_y, half_x = (n * step / 2 for n, step in zip(surroundings.hu.shape, surroundings.spacing_mm, strict=True))
+    coarse = replace(scan, n_u=scan.n_u // 2, pixel_u_mm=2 * scan.pixel_u_mm)  # in v the box has sharp ends
+    half_y, half_x = (n * step / 2 for n, step in zip(surroundings.hu.shape[1:], surroundings.spacing_mm[1:], strict=True))
     reach_mm = math.hypot(half_y + abs(surroundings.offset_mm[1]), half_x + abs(surroundings.offset_mm[2]))
     centre_mm = tuple(a + b for a, b in zip(surroundings.offset_mm, shift_mm, strict=True))
-    paths = forward_project(outside, surroundings.spacing_mm, coarse, reach_mm, centre_mm,
-                            surroundings.reach_beyond(box_mm[0]), views)
+    own, box = surroundings.heights_mm(box_mm[0]), surroundings.box_heights_mm(box_mm[0])
+    pieces = [(attenuation * (1 - inside), own)]  # beside the box, at all heights
+    if own[0] == -math.inf:
+        pieces.append((attenuation * inside, (-math.inf, box[0])))  # below it
+    if own[1] == math.inf:
+        pieces.append((attenuation * inside, (box[1], math.inf)))  # above it
+    paths = sum(forward_project(piece, surroundings.spacing_mm, coarse, reach_mm, centre_mm,
+                                (low + shift_mm[0], high + shift_mm[0]), views) for piece, (low, high) in pieces)
     return F.interpolate(paths, size=(scan.n_v, scan.n_u), mode="bilinear", align_corners=False)
 
 

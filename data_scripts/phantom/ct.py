@@ -7,7 +7,7 @@ of `conebeam.py` with its source infinitely far away: what a modern scanner's re
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -108,8 +108,7 @@ def smooth_paths(attenuation: Tensor, spacing_mm: tuple[float, float, float], sc
     """Water paths (view, z, u) [mm], for the noise only: from voxels of twice the width, which is fine enough."""
     dz, dy, dx = spacing_mm
     coarse = F.avg_pool2d(attenuation[None], 2, ceil_mode=True, count_include_pad=False)  # 1 z y x
-    half = ConeBeam(scan.n_views, scan.n_u // 2, scan.n_v, 2 * scan.pixel_u_mm, scan.pixel_v_mm,
-                    scan.source_isocentre_mm, arc_degree=scan.arc_degree)
+    half = replace(scan, n_u=scan.n_u // 2, pixel_u_mm=2 * scan.pixel_u_mm)
     paths = forward_project(coarse, (dz, 2 * dy, 2 * dx), half, scan.n_u * scan.pixel_u_mm / 2)
     paths = F.interpolate(paths, size=(scan.n_v, scan.n_u), mode="bilinear", align_corners=False)
     if surroundings is not None:
@@ -127,8 +126,7 @@ def metal_paths(parts: Tensor, spacing_mm: tuple[float, float, float], scan: Con
     A polychromatic beam, few photons left behind metal: the two do not differ by the metal's own path alone, and that
     is what makes streaks.  parts: (3, z, y, x) of the slices that hold metal.
     """
-    here = ConeBeam(scan.n_views, scan.n_u, parts.shape[1], scan.pixel_u_mm, scan.pixel_v_mm, scan.source_isocentre_mm,
-                    arc_degree=scan.arc_degree)
+    here = replace(scan, n_v=parts.shape[1])
     paths = forward_project(parts, spacing_mm, here, scan.n_u * scan.pixel_u_mm / 2)
     beam, no_bowtie = Beam(settings.kvp, settings.filter_mm_al), torch.zeros(scan.n_u, device=parts.device)
     seen = (beam.transmit(p, no_bowtie).clamp(min=settings.fewest_photons / photons) for p in (paths, paths[:, :2]))
@@ -149,6 +147,5 @@ def back_project(path_mm: Tensor, spacing_mm: tuple[float, float, float], shape:
                  settings: CtSettings) -> np.ndarray:
     """Filtered back-projection of water paths (view, z, u) -> (z, y, x) [water = 1]."""
     n_z = path_mm.shape[1]
-    here = ConeBeam(scan.n_views, scan.n_u, n_z, scan.pixel_u_mm, scan.pixel_v_mm, scan.source_isocentre_mm,
-                    arc_degree=scan.arc_degree)
+    here = replace(scan, n_v=n_z)
     return reconstruct_fdk(path_mm, spacing_mm, (n_z, *shape[1:]), here, settings.hann_cutoff).cpu().numpy()
