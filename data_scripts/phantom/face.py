@@ -152,6 +152,7 @@ def paint_mandible(canvas: Canvas, body: np.ndarray, traits: Traits, jaw: Callab
         gap = [point for (a, b), gone in zip(pairwise(points), missing, strict=True) if gone for point in (a, b)]
         canvas.bone(jaw(gap[0]), jaw(gap[-1]), 5, stretch=(1, 1, 1.1), shell_mm=2.2, mask=skin)
     for side in SIDES:
+        canvas.ellipsoid("cartilage", (50, -11, -2), (9, 8, 5), side=side)  # disc between condyle and fossa
         canvas.bone(jaw((46.5, -33, -60)), jaw((50, -18, -16)), 4, 3.6, (1, 3.3, 1), mask=skin, organ="Mandible",
                     side=side)
         canvas.bone(jaw((50, -13, -18)), jaw((50, -10, -4)), 4.2, 4.6, (1.3, 1, 1), organ="Mandible", side=side)
