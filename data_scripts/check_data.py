@@ -27,7 +27,7 @@ FAT_HU, MUSCLE_HU, CBCT_MAE_HU = (-130.0, -60.0), (10.0, 90.0), (33.0, 100.0)
 SHOWN_VOLUMES = ("GTV", "Parotid_L", "Parotid_R", "Mandible", "SpinalCord", "Brainstem", "Larynx")
 CONTOUR_COLOURS = {"GTV": "#E41A1C", "CTV": "#FF7F00", "PTV": "#F0E442", "Parotid": "#56B4E9", "Submandibular": "#CC79A7",
                    "SpinalCord": "#4DAF4A", "Brainstem": "#A6D854", "Eye": "#F781BF", "Mandible": "#D9B38C",
-                   "Larynx": "#00D5D5"}
+                   "Larynx": "#00D5D5", "Brain": "#8C8CFF", "Thyroid": "#C0FFC0"}
 HU_WINDOW = (-250.0, 350.0)
 BLOCKS_ACROSS = 3
 
@@ -117,8 +117,7 @@ def draw_contact_sheet(cases: list[Case]) -> Figure:
 
 def draw_case(block: SubFigure, case: Case, modalities: list[str]) -> None:
     mask, structures = case.mask(), case.structures()
-    box, heights = body_box(mask), plane_heights(case)
-    centre = planes_through(structures, mask)
+    heights, centre = plane_heights(case), planes_through(structures, mask)
     volumes = {modality: case.volume(modality) for modality in case.modalities}
     axes = block.subplots(3, len(modalities) + 1, gridspec_kw={"height_ratios": heights, "wspace": 0.02, "hspace": 0.02})
     block.subplots_adjust(left=0.005, right=0.995, bottom=0.005, top=1 - 0.42 / (1.9 * sum(heights) + 0.5))
@@ -132,10 +131,10 @@ def draw_case(block: SubFigure, case: Case, modalities: list[str]) -> None:
             if modality not in volumes:
                 continue
             low, high = HU_WINDOW if modality in HU_MODALITIES else np.percentile(volumes[modality][mask], (1, 99.5))
-            axis.imshow(plane(volumes[modality], plane_axis, centre, box), cmap="gray", vmin=low, vmax=high,
+            axis.imshow(plane(volumes[modality], plane_axis, centre, mask), cmap="gray", vmin=low, vmax=high,
                         aspect=aspect, interpolation="nearest")
         for name, inside in structures.items():
-            cut = plane(inside, plane_axis, centre, box)
+            cut = plane(inside, plane_axis, centre, mask)
             if cut.any():
                 kind = name.split("_")[0]
                 drawn.setdefault(kind, CONTOUR_COLOURS.get(kind, "white"))
@@ -147,35 +146,40 @@ def draw_case(block: SubFigure, case: Case, modalities: list[str]) -> None:
                                       transform=axes[number % 2 + 1, -1].transAxes)
 
 
-def body_box(mask: np.ndarray) -> tuple[slice, slice, slice]:
-    """The voxels around the body, all slices: pictures belong to the patient, not to the air."""
-    edges = [np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis))) for axis in (1, 2)]
-    return slice(None), *(slice(max(0, int(edge[0]) - 2), int(edge[-1]) + 3) for edge in edges)
-
-
-def plane(volume: np.ndarray, axis: int, centre: tuple[int, int, int], box: tuple[slice, slice, slice]) -> np.ndarray:
-    """One plane of a (z, y, x) volume as a radiologist hangs it: patient's right on the left, head up, face left."""
-    cut = np.take(volume, centre[axis], axis=axis)[tuple(box[a] for a in range(3) if a != axis)]
+def plane(volume: np.ndarray, axis: int, centre: tuple[int, int, int], mask: np.ndarray) -> np.ndarray:
+    """One plane of a (z, y, x) volume, cut to the body, as a radiologist hangs it: patient's right on the left, head up,
+    face left."""
+    body = np.take(mask, centre[axis], axis=axis)
+    edges = [np.flatnonzero(body.any(axis=1 - along)) for along in (0, 1)]
+    cut = np.take(volume, centre[axis], axis=axis)[tuple(slice(max(0, int(edge[0]) - 2), int(edge[-1]) + 3)
+                                                         for edge in edges)]
     return cut if axis == 0 else cut[::-1]
 
 
 def planes_through(structures: dict[str, np.ndarray], mask: np.ndarray) -> tuple[int, int, int]:
-    """(z, y, x): axial through the GTV, coronal through the parotids, sagittal through the cord; else mid-body."""
+    """(z, y, x): axial where the GTV is largest, coronal through the parotids, sagittal through the cord; else mid-body."""
     def middle(names: Iterable[str], axis: int) -> int:
         for name in names:
             if name in structures and structures[name].any():
                 return round(float(np.argwhere(structures[name])[:, axis].mean()))
         return round(float(np.argwhere(mask)[:, axis].mean()))
 
-    return middle(("GTV", "PTV", "PTV70", "Mandible"), 0), middle(("Parotid_L", "Parotid_R"), 1), \
+    targets = [structures[name] for name in ("GTV", "PTV70", "PTV") if name in structures and structures[name].any()]
+    axial = int(np.argmax(targets[0].sum(axis=(1, 2)))) if targets else middle(("Mandible",), 0)
+    return axial, middle(("Parotid_L", "Parotid_R"), 1), \
         middle(("SpinalCord", "Brainstem"), 2)
 
 
 def plane_heights(case: Case) -> list[float]:
-    """Height over width of the three planes."""
+    """Height over width of the three planes as drawn."""
     mask = case.mask()
-    z_mm, y_mm, x_mm = np.multiply(mask[body_box(mask)].shape, case.spacing_mm)
-    return [y_mm / x_mm, z_mm / x_mm, z_mm / y_mm]
+    centre = planes_through(case.structures(), mask)
+    heights = []
+    for axis in range(3):
+        rows, columns = plane(mask, axis, centre, mask).shape
+        down_mm, across_mm = (mm for number, mm in enumerate(case.spacing_mm) if number != axis)
+        heights.append(rows * down_mm / (columns * across_mm))
+    return heights
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -25,6 +25,7 @@ from phantom.tissues import MODALITY_COLUMNS, TISSUE_ID, Tissue, draw_tissues, h
 from phantom.traits import Pose, Traits, draw_traits, draw_treatment_pose
 
 MOST_ATTEMPTS = 6  # at patients whose organs all have adult volumes: our choice
+SMALLEST_TUMOUR_ML = 1.0  # with its nodes: our choice
 BONE_TISSUES = ("cortical bone", "spongy bone")
 # How a registration residual divides, by its square, and the radius at which a turn is felt: our choice
 SHIFT_SHARE, TURN_SHARE, WARP_SHARE, TURN_RADIUS_MM = 0.5, 0.15, 0.35, 70.0
@@ -91,7 +92,7 @@ def draw_patient(seed: int, index: int, size: int, settings: PhantomSettings = P
         traits = draw_traits(streams, settings.anatomy)
         tissues, protocol = draw_tissues(streams("tissues")), draw_protocol(streams, settings.mr)
         planned = build_anatomy(grid, traits, Pose(), streams, signal_columns(tissues, protocol))
-        if not planned.organs["GTV"].any():
+        if planned.organs["GTV"].sum() * np.prod(grid.spacing_mm) < 1000 * SMALLEST_TUMOUR_ML:
             continue                                             # bone, cord and skin left it no room
         structures = draw_structures(planned, grid)
         violations = tuple(check(structures, grid.spacing_mm))

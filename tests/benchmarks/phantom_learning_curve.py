@@ -14,6 +14,7 @@ import argparse
 import json
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -28,28 +29,34 @@ from vaelite.cases import Case, load_cases  # noqa: E402
 from vaelite.intensity import hu_to_unit, mr_scale, mr_to_unit  # noqa: E402
 
 PATIENTS, SEEDS, TEST_PATIENTS = (8, 32, 64), (0, 1, 2), 20
-STEPS, BATCH, LEARNING_RATE = 350, 8, 3e-3  # our choice
+STEPS, BATCH, LEARNING_RATE = 1000, 8, 5e-3  # our choice
 HU_PER_UNIT = 1500.0
 
 
 class Translator(nn.Module):
-    """A U-Net of two levels on pixels folded 2 x 2: 64 x 64 slices in half a minute of one core."""
+    """A U-Net of four levels on pixels folded 2 x 2: a minute of one core for 64 x 64 slices."""
 
-    def __init__(self, width: int = 16):
+    def __init__(self, widths: tuple[int, ...] = (24, 32, 48, 64)):
         super().__init__()
-        self.first = block(4, width)
-        self.deep = nn.Sequential(nn.AvgPool2d(2), block(width, 2 * width), block(2 * width, 2 * width))
-        self.last = nn.Sequential(block(3 * width, width), nn.Conv2d(width, 4, 1))
+        self.down = nn.ModuleList(block(n_in, n_out) for n_in, n_out in zip((4, *widths), widths, strict=False))
+        self.up = nn.ModuleList(block(n_deep + n_near, n_near) for n_near, n_deep in pairwise(widths))
+        self.last = nn.Conv2d(widths[0], 4, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """b 1 h w -> b 1 h w, both in [-1, 1]."""
-        near = self.first(functional.pixel_unshuffle(x, 2))
-        far = functional.interpolate(self.deep(near), scale_factor=2, mode="bilinear", align_corners=False)
-        return functional.pixel_shuffle(self.last(torch.cat([near, far], dim=1)), 2)
+        x, levels = functional.pixel_unshuffle(x, 2), []
+        for layer in self.down:
+            x = layer(functional.avg_pool2d(x, 2) if levels else x)
+            levels.append(x)
+        x = levels.pop()
+        for layer in reversed(self.up):
+            x = layer(torch.cat([functional.interpolate(x, scale_factor=2, mode="nearest"), levels.pop()], dim=1))
+        return functional.pixel_shuffle(self.last(x), 2)
 
 
 def block(n_in: int, n_out: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(n_in, n_out, 3, padding=1), nn.GroupNorm(4, n_out), nn.SiLU())
+    return nn.Sequential(nn.Conv2d(n_in, n_out, 3, padding=1), nn.BatchNorm2d(n_out), nn.ReLU(),
+                         nn.Conv2d(n_out, n_out, 3, padding=1), nn.BatchNorm2d(n_out), nn.ReLU())
 
 
 def slices(case: Case) -> tuple[Tensor, Tensor, Tensor]:
@@ -73,7 +80,7 @@ def train(patients: list[tuple[Tensor, Tensor, Tensor]], seed: int) -> Translato
         loss.backward()
         optimiser.step()
         schedule.step()
-    return network
+    return network.eval()
 
 
 @torch.no_grad()
