@@ -25,7 +25,7 @@ from scipy.ndimage import center_of_mass
 SLICES = 6  # simulated of each module
 UNIFORM_SLICES, SENSITOMETRY_SLICES = slice(2, 8), slice(29, 35)  # of the real scan: chosen by eye
 HOUSING_MM, MODULE_MM = 100.0, 75.0  # radii
-HOUSING_HU, MODULE_HU = 120.0, 10.0  # acrylic, and a plastic that is water to within 20 HU (the maker's manual)
+HOUSING_HU, MODULE_HU = 40.0, 10.0  # as the real scan shows them
 RING_MM, INSERT_MM = 58.5, 6.1  # of the sensitometry inserts: radius of their circle, and their own
 # Nominal HU in the maker's manual, and the direction in the image (0 = right, 90 = front) [degree]
 INSERTS = {"air above": (-1000, 90), "Teflon": (990, 60), "Delrin": (340, 0), "acrylic": (120, -60),
@@ -33,8 +33,8 @@ INSERTS = {"air above": (-1000, 90), "Teflon": (990, 60), "Delrin": (340, 0), "a
 EDGE_INSERT = "Teflon"
 # The high-quality protocol spends about ten times the dose of the cohort's scans; its filter is sharper than a voxel of
 # 0.5 mm needs. Both were set to meet the real noise and its spectrum.
-CATPHAN_SCAN = CbctSettings(views=360, photons_log10=(5.0, 5.0), scatter_to_primary=(0.5, 0.5), scatter_left=(0.12, 0.12),
-                            drift_mm=(0.0, 0.0), swallow_chance=0.0, detector_pixel=1.0, hann_cutoff=1.0)
+CATPHAN_SCAN = CbctSettings(views=360, photons_log10=(6.0, 6.0), scatter_to_primary=(0.5, 0.5), scatter_left=(-0.08, -0.08),
+                            drift_mm=(0.0, 0.0), swallow_chance=0.0, detector_pixel=0.8, hann_cutoff=1.2)
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ class CbctSettings:
     source_detector_mm: float = 1500.0
     detector_width_mm: float = 397.0
     half_fan_offset_mm: float = 148.0
-    detector_pixel: float = 0.5  # width at the isocentre, in voxels
+    detector_pixel: float = 0.5  # width and height at the isocentre, in voxels
     photons_log10: tuple[float, float] = (3.8, 4.5)  # per view and mm2 at the isocentre, before the bowtie
     electronic_noise: float = 4.0  # standard deviation per pixel, in photons
     scatter_to_primary: tuple[float, float] = (0.35, 0.7)  # behind a wide slab of SLAB_MM of water
@@ -161,7 +161,8 @@ def scan_for(shape: tuple[int, int, int], spacing_mm: tuple[float, float, float]
     left = min(half_detector - offset, needed)
     n_u = 2 * math.ceil((left + right) / pixel_u_mm / 2)
     half_v_mm = shape[0] * dz / 2 * distance / (distance - min(radius_mm, right))
-    return ConeBeam(settings.views, n_u, 2 * math.ceil(half_v_mm / dz), pixel_u_mm, dz, distance,
+    pixel_v_mm = settings.detector_pixel * dz
+    return ConeBeam(settings.views, n_u, 2 * math.ceil(half_v_mm / pixel_v_mm), pixel_u_mm, pixel_v_mm, distance,
                     (right - left) / 2 if settings.fan == "half" else 0.0, settings.arc_degree)
 
 

@@ -131,7 +131,8 @@ def forward_project(volumes: Tensor, spacing_mm: tuple[float, float, float], sca
     magnify = 1 + depth_mm / distance
     lateral_mm = u_mm[None, :] * magnify[:, None]  # t u
     height_mm = v_mm[None, :] * magnify.reshape(n_planes, per_plane).mean(dim=1)[:, None]  # plane v
-    z_weights = linear_weights((height_mm - centre_z) / dz + (n_z - 1) / 2, n_z).transpose(1, 2)  # plane z v
+    slices = torch.round((height_mm - centre_z) / dz + (n_z - 1) / 2)  # a slice is as thick as it is: no blur along z
+    z_weights = linear_weights(slices, n_z).transpose(1, 2)  # plane z v
     z_weights = z_weights * ((height_mm >= heights_mm[0]) & (height_mm <= heights_mm[1]))[:, None]
     columns = volumes.permute(2, 3, 0, 1).reshape(n_y * n_x, c * n_z).contiguous()
     ray_step_mm = step_mm * torch.sqrt(1 + (u_mm[None, :] ** 2 + v_mm[:, None] ** 2) / distance ** 2)
