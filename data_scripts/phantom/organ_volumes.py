@@ -10,9 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from phantom.anatomy import build_anatomy
+from phantom.anatomy import build_anatomy, reference_position
+from phantom.brain import BRAIN_FLOOR_MM, brain_outline
 from phantom.contours import STRUCTURES, draw_structures
 from phantom.grid import Grid, Streams
+from phantom.shapes import Canvas
 from phantom.traits import Pose, draw_traits
 
 
@@ -99,10 +101,6 @@ def case_volumes_ml(seed: int, index: int, size: int = 64) -> dict[str, float]:
 
 def whole_brain_ml(streams: Streams, voxel_mm: float = 5.0) -> float:
     """Volume [ml] of the brain with its fluid, on a coarse grid that reaches past the vertex."""
-    from phantom.anatomy import reference_position
-    from phantom.brain import BRAIN_FLOOR_MM, brain_outline
-    from phantom.shapes import Canvas
-
     grid = Grid((36, 44, 36), (voxel_mm,) * 3, lowest_mm=-45.0)
     canvas = Canvas(grid, np.zeros((1, 1)), *reference_position(grid, draw_traits(streams), Pose(), streams))
     inside = (brain_outline(canvas) < 0) & (canvas.z > BRAIN_FLOOR_MM)
