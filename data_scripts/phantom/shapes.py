@@ -98,6 +98,10 @@ class Canvas:
 
         `where`: the box that `distance` covers. mask: full grid, 0..1, limits the paint. organ: also remember it.
         """
+        if organ:
+            self.organ(organ)
+        if not distance.size:  # the shape is outside the grid
+            return
         share = np.clip(np.float32(0.5) - distance / (edge_mm or self.edge_mm), 0, 1)
         if mask is not None:
             share = share * mask[where]
