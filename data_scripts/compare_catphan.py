@@ -33,7 +33,7 @@ INSERTS = {"air above": (-1000, 90), "Teflon": (990, 60), "Delrin": (340, 0), "a
 EDGE_INSERT = "Teflon"
 # The high-quality protocol spends about ten times the dose of the cohort's scans; its filter is sharper than a voxel of
 # 0.5 mm needs. Both were set to meet the real noise and its spectrum.
-CATPHAN_SCAN = CbctSettings(views=360, photons_log10=(6.0, 6.0), scatter_to_primary=(0.5, 0.5), scatter_left=(-0.08, -0.08),
+CATPHAN_SCAN = CbctSettings(views=360, photons_log10=(6.35, 6.35), scatter_to_primary=(0.5, 0.5), scatter_left=(0.0, 0.0),
                             drift_mm=(0.0, 0.0), swallow_chance=0.0, detector_pixel=0.8, hann_cutoff=1.2)
 
 

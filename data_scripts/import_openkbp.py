@@ -35,8 +35,9 @@ LICENCE = "MIT"
 CITATION = ("Babier A, Zhang B, Mahmood R, et al. OpenKBP: The open-access knowledge-based planning grand challenge "
             "and dataset. Med Phys 48:5549-5561 (2021). doi:10.1002/mp.14845")
 # Our choice. Voxels are 4-5 mm here, twice the phantom's, so the detector gets four pixels per voxel: as fine a
-# pixel as a real panel's (binned, about 1 mm). Shoulders need the exposure of a body protocol, ten times the phantom's.
-SETTINGS = CbctSettings(views=120, detector_pixel=0.25, hann_cutoff=1.5, photons=4e5)
+# pixel as a real panel's (binned, about 1 mm). A full circle and a panel wide enough for the shoulders: a head scan's
+# field of 26 cm would cut them off.
+SETTINGS = CbctSettings(views=180, arc_degree=360.0, detector_width_mm=1000.0, detector_pixel=0.25, hann_cutoff=1.5)
 MOST_JOBS = 4                              # a patient needs up to 1.5 GB of memory while it is scanned
 
 
@@ -71,7 +72,7 @@ def import_patients(source: Path, out: Path, seed: int = 0, n_jobs: int = 1, lim
 def recipe(seed: int, settings: CbctSettings) -> dict:
     """What a finished case must match to be kept."""
     return {"generator": "import_openkbp", "generator_version": IMPORTER_VERSION, "seed": seed,
-            "cbct_settings": asdict(settings)}
+            "cbct_settings": json.loads(json.dumps(asdict(settings)))}  # pairs as the lists that a file gives back
 
 
 def is_finished(folder: Path, seed: int, settings: CbctSettings) -> bool:

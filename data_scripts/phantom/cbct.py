@@ -46,7 +46,7 @@ class CbctSettings:
 
     fan: str = "full"  # "full", or "half": detector aside, full circle, wide field
     arc_degree: float = 200.0  # 360, or a short scan of at least 180 + fan angle with Parker weights
-    views: int = 240
+    views: int = 180
     kvp: float = 100.0
     filter_mm_al: float = 4.0
     bowtie_mm_al: float = 28.0  # at the detector's edge, 0 in the middle
@@ -54,11 +54,11 @@ class CbctSettings:
     source_detector_mm: float = 1500.0
     detector_width_mm: float = 397.0
     half_fan_offset_mm: float = 148.0
-    detector_pixel: float = 0.5  # width and height at the isocentre, in voxels
-    photons_log10: tuple[float, float] = (3.8, 4.5)  # per view and mm2 at the isocentre, before the bowtie
+    detector_pixel: float = 0.6  # width at the isocentre, in voxels
+    photons_log10: tuple[float, float] = (4.2, 4.8)  # per view and mm2 at the isocentre, before the bowtie
     electronic_noise: float = 4.0  # standard deviation per pixel, in photons
-    scatter_to_primary: tuple[float, float] = (0.35, 0.7)  # behind a wide slab of SLAB_MM of water
-    scatter_left: tuple[float, float] = (0.05, 0.20)  # share that the imperfect correction leaves
+    scatter_to_primary: tuple[float, float] = (0.25, 0.6)  # behind a wide slab of SLAB_MM of water
+    scatter_left: tuple[float, float] = (0.03, 0.15)  # share that the imperfect correction leaves
     scatter_width_mm: float = 70.0  # at the detector
     lag: float = 0.03  # share of the signal that is read out later
     lag_decay: float = 0.75  # of that rest, from view to view
@@ -66,7 +66,7 @@ class CbctSettings:
     drift_mm: tuple[float, float] = (0.0, 0.6)  # standard deviation of the patient's place between quarters of the scan
     swallow_chance: float = 0.3  # the throat is shut during `swallow_share` of the views
     swallow_share: float = 0.12
-    hann_cutoff: float = 1.5  # of the reconstruction filter, x Nyquist of the detector
+    hann_cutoff: float = 1.8  # of the reconstruction filter, x Nyquist of the detector
     beam_hardening: bool = True
     noise: bool = True
 
@@ -161,7 +161,7 @@ def scan_for(shape: tuple[int, int, int], spacing_mm: tuple[float, float, float]
     left = min(half_detector - offset, needed)
     n_u = 2 * math.ceil((left + right) / pixel_u_mm / 2)
     half_v_mm = shape[0] * dz / 2 * distance / (distance - min(radius_mm, right))
-    pixel_v_mm = settings.detector_pixel * dz
+    pixel_v_mm = dz / 2  # finer than the slices, so that the detector does not blur them
     return ConeBeam(settings.views, n_u, 2 * math.ceil(half_v_mm / pixel_v_mm), pixel_u_mm, pixel_v_mm, distance,
                     (right - left) / 2 if settings.fan == "half" else 0.0, settings.arc_degree)
 
