@@ -3,7 +3,11 @@
     python data_scripts/compare_catphan.py varian_hq_head_catphan504_cbct.nii.gz --out catphan.png
 
 Prints noise, its power spectrum, cupping and edge sharpness of both, measured alike, and draws them side by side.
-RESIDUALS
+Measured (seed 0): noise 14.8 HU against 14.4 in the real scan, mean frequency of its spectrum 0.40 against 0.37 per mm,
+edge of Teflon 1.12 against 1.04 mm. Residual differences: the real middle lies 14 HU above its edge (over-corrected), the
+simulated one 6 below; the real spectrum has a second peak at low frequency, and a bright and a dark crescent at the
+housing, which the simulation does not have; simulated Teflon is 106 HU too bright, Delrin 29, the other inserts within
+15 HU of the real ones.
 """
 from __future__ import annotations
 
@@ -31,10 +35,10 @@ RING_MM, INSERT_MM = 58.5, 6.1  # of the sensitometry inserts: radius of their c
 INSERTS = {"air above": (-1000, 90), "Teflon": (990, 60), "Delrin": (340, 0), "acrylic": (120, -60),
            "air below": (-1000, -90), "polystyrene": (-35, -120), "LDPE": (-100, 180), "PMP": (-200, 120)}
 EDGE_INSERT = "Teflon"
-# The high-quality protocol spends about ten times the dose of the cohort's scans; its filter is sharper than a voxel of
-# 0.5 mm needs. Both were set to meet the real noise and its spectrum.
-CATPHAN_SCAN = CbctSettings(views=360, photons_log10=(6.35, 6.35), scatter_to_primary=(0.5, 0.5), scatter_left=(0.0, 0.0),
-                            drift_mm=(0.0, 0.0), swallow_chance=0.0, detector_pixel=0.8, hann_cutoff=1.2)
+# Photons and filter were set to meet the real noise and its spectrum: this protocol spends far more dose than the
+# cohort's scans, and its scatter correction leaves no cup.
+CATPHAN_SCAN = CbctSettings(views=360, photons_log10=(6.35, 6.35), scatter_to_primary=(0.5, 0.5),
+                            scatter_left=(0.0, 0.0), drift_mm=(0.0, 0.0), swallow_chance=0.0, detector_pixel=0.8, hann_cutoff=1.05)
 
 
 @dataclass(frozen=True)
@@ -103,13 +107,14 @@ def measure(uniform: np.ndarray, inserts: np.ndarray, spacing_mm: tuple[float, f
         weight *= weight > 0.5 * weight.max()
         centres[name] = (weight * y).sum() / weight.sum(), (weight * x).sum() / weight.sum()
         hu[name] = float(inserts[:, near < 4].mean())
+    edge_y, edge_x = centres[EDGE_INSERT]
     return Measured(float(noise[:, radius < 20].std()), float(cupping), float(frequency[power.argmax()]),
                     float((frequency * power).sum() / power.sum()),
-                    edge_width_mm(inserts.mean(axis=0), np.hypot(y - centres[EDGE_INSERT][0], x - centres[EDGE_INSERT][1])),
-                    hu, (frequency, power))
+                    edge_width_mm(inserts.mean(axis=0), np.hypot(y - edge_y, x - edge_x)), hu, (frequency, power))
 
 
-def radial_spectrum(noise: np.ndarray, step_mm: float, centre: tuple[int, int], half: int = 64) -> tuple[np.ndarray, ...]:
+def radial_spectrum(noise: np.ndarray, step_mm: float, centre: tuple[int, int],
+                    half: int = 64) -> tuple[np.ndarray, np.ndarray]:
     """Radial mean of the 2-D noise power spectrum of a square around the centre -> frequency [1/mm], power (area 1)."""
     square = noise[:, centre[0] - half:centre[0] + half, centre[1] - half:centre[1] + half]
     power = (np.abs(np.fft.fft2(square - square.mean(axis=(1, 2), keepdims=True))) ** 2).mean(axis=0)

@@ -1,4 +1,4 @@
-"""Facts of the phantom's x-ray scans: attenuation from compositions, cone-beam geometry, CBCT artefacts, CT noise, metal."""
+"""Facts of the phantom's x-ray scans: attenuation by composition, cone-beam geometry, CBCT artefacts, CT, metal."""
 from __future__ import annotations
 
 import math
@@ -152,7 +152,8 @@ def test_an_asymmetric_object_comes_back_where_it_was(settings):
         for axis, at in zip(y_x, (y0, x0), strict=True):
             assert (weight * axis).sum() / weight.sum() == pytest.approx(at, abs=1.0)
         assert weight.sum() == pytest.approx(truth.sum(), rel=0.06)
-    assert np.abs(rebuilt[14][INSIDE]).max() < 30 < 250 < rebuilt[2][INSIDE].max()
+    assert np.abs(rebuilt[14][INSIDE]).max() < 30
+    assert rebuilt[2][INSIDE].max() > 250
 
 
 def test_fdk_keeps_the_scale_off_the_middle_plane():
@@ -212,7 +213,8 @@ def test_scatter_makes_a_cup():
     """Half of it left uncorrected: the centre lies 30-120 HU below the rim, and more scatter digs deeper."""
     depth = []
     for ratio in (0.4, 0.8):
-        cbct = cbct_of(water_cylinder(), replace(FULL_CIRCLE, scatter_to_primary=(ratio, ratio), scatter_left=(0.5, 0.5)))
+        settings = replace(FULL_CIRCLE, scatter_to_primary=(ratio, ratio), scatter_left=(0.5, 0.5))
+        cbct = cbct_of(water_cylinder(), settings)
         depth.append(float(cbct[:, (DISTANCE_MM > 50) & INSIDE].mean() - cbct[:, DISTANCE_MM < 15].mean()))
     assert 30 < depth[0] < depth[1] < 120
 

@@ -57,8 +57,8 @@ class Beam:
     def water_path(self, signal: Tensor, bowtie_mm: Tensor) -> Tensor:
         """Detected share of the beam -> mm of water, by the calibration that the machine makes with water slabs.
 
-        A polynomial in -ln(signal / open beam) for each detector column, because the bowtie hardens the beam differently
-        in each (Herman, Phys Med Biol 24 (1979) 81).
+        A polynomial in -ln(signal / open beam) for each detector column, because the bowtie hardens the beam
+        differently in each (Herman, Phys Med Biol 24 (1979) 81).
         """
         path_mm = torch.linspace(0, LONGEST_PATH_MM, 141, dtype=torch.float64)
         bowtie = bowtie_mm.double().cpu()

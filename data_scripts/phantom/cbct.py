@@ -83,8 +83,9 @@ class CbctSettings:
         return Beam(self.kvp, self.filter_mm_al, self.beam_hardening)
 
 
-IDEAL = dict(beam_hardening=False, noise=False, scatter_to_primary=(0.0, 0.0), lag=0.0, ring_gain=0.0,
-             drift_mm=(0.0, 0.0), swallow_chance=0.0)
+# a scan without imperfections but its geometry: CbctSettings(**IDEAL)
+IDEAL = {"beam_hardening": False, "noise": False, "scatter_to_primary": (0.0, 0.0), "lag": 0.0, "ring_gain": 0.0,
+         "drift_mm": (0.0, 0.0), "swallow_chance": 0.0}
 
 
 @dataclass(frozen=True)
@@ -230,7 +231,7 @@ def add_swallow(paths_mm: Tensor, ct_hu: np.ndarray, spacing_mm: tuple[float, fl
 
 
 def bowtie_of(scan: ConeBeam, settings: CbctSettings) -> Tensor:
-    """(u,) aluminium in the beam [mm]: none in the middle, `bowtie_mm_al` at the detector's far edge. Shape our choice."""
+    """(u,) aluminium in the beam [mm]: none in the middle, `bowtie_mm_al` at the detector's far edge. Our choice."""
     edge_mm = settings.detector_width_mm / 2 + (settings.half_fan_offset_mm if settings.fan == "half" else 0.0)
     edge_mm *= settings.source_isocentre_mm / settings.source_detector_mm
     return settings.bowtie_mm_al * (1 - torch.sqrt((1 - (scan.u_mm() / edge_mm) ** 2).clamp(min=0)))

@@ -26,7 +26,7 @@ ELEMENT_CM2_G = {
     "K": (3.413, 1.541, 0.8679, 0.5678, 0.3251, 0.2345, 0.1582),
     "Ca": (4.080, 1.830, 1.019, 0.6578, 0.3656, 0.2571, 0.1674),
     "Fe": (8.176, 3.629, 1.958, 1.205, 0.5952, 0.3717, 0.1964),
-    "I": (46.9, 22.10, 12.32, 7.579, 3.510, 1.942, 0.6978),  # 30 keV: continued from above the K edge, for interpolation
+    "I": (46.9, 22.10, 12.32, 7.579, 3.510, 1.942, 0.6978),  # 30 keV: as if the K edge (33) lay below
 }
 
 WATER = {"H": 0.1119, "O": 0.8881}
@@ -99,7 +99,8 @@ def linear_attenuation(composition: dict[str, float], g_cm3: float, energy_kev: 
     return mass_attenuation(composition, energy_kev) * g_cm3 / 10
 
 
-def hu_of(composition: dict[str, float], g_cm3: float, kvp: float = CT_KVP, filter_mm_al: float = FILTER_MM_AL) -> float:
+def hu_of(composition: dict[str, float], g_cm3: float, kvp: float = CT_KVP,
+          filter_mm_al: float = FILTER_MM_AL) -> float:
     """HU of a material in the middle of a head, where the beam has passed HARDENED_BY_MM of water."""
     energy_kev, signal = spectrum(kvp, filter_mm_al)
     water = linear_attenuation(WATER, 1.0, energy_kev)

@@ -143,8 +143,8 @@ def forward_project(volumes: Tensor, spacing_mm: tuple[float, float, float], sca
         cos, sin = math.cos(angles[view]), math.sin(angles[view])
         column = (depth_mm[:, None] * cos - lateral_mm * sin - centre_x) / dx + (n_x - 1) / 2
         row = (depth_mm[:, None] * sin + lateral_mm * cos - centre_y) / dy + (n_y - 1) / 2
-        index, weights = (part.reshape(n_planes, per_plane, scan.n_u, 4).transpose(1, 2).reshape(n_planes * scan.n_u, -1)
-                          for part in bilinear_rows(row, column, n_y, n_x))
+        index, weights = (part.reshape(n_planes, per_plane, scan.n_u, 4).transpose(1, 2)
+                          .reshape(n_planes * scan.n_u, -1) for part in bilinear_rows(row, column, n_y, n_x))
         on_planes = F.embedding_bag(index, columns, mode="sum", per_sample_weights=weights)
         on_planes = on_planes.reshape(n_planes, scan.n_u * c, n_z)
         rays = torch.bmm(on_planes, z_weights).sum(dim=0)  # (u c) v
@@ -167,7 +167,8 @@ def surroundings_paths(attenuation: Tensor, surroundings: Surroundings, box_mm: 
         low, high = (middle - step / 2).clamp(min=-box_mm[axis] / 2), (middle + step / 2).clamp(max=box_mm[axis] / 2)
         inside = inside[..., None] * ((high - low) / step).clamp(0, 1)
     coarse = replace(scan, n_u=scan.n_u // 2, pixel_u_mm=2 * scan.pixel_u_mm)  # in v the box has sharp ends
-    half_y, half_x = (n * step / 2 for n, step in zip(surroundings.hu.shape[1:], surroundings.spacing_mm[1:], strict=True))
+    half_y, half_x = (n * step / 2
+                      for n, step in zip(surroundings.hu.shape[1:], surroundings.spacing_mm[1:], strict=True))
     reach_mm = math.hypot(half_y + abs(surroundings.offset_mm[1]), half_x + abs(surroundings.offset_mm[2]))
     centre_mm = tuple(a + b for a, b in zip(surroundings.offset_mm, shift_mm, strict=True))
     own, box = surroundings.heights_mm(box_mm[0]), surroundings.box_heights_mm(box_mm[0])

@@ -82,18 +82,20 @@ def acquire_ct(hu: np.ndarray, spacing_mm: tuple[float, float, float], random: i
     slices = np.flatnonzero(filled.any(axis=(1, 2)))
     streaks = np.zeros(hu.shape, np.float32)
     if settings.streaks and len(slices):
-        with_metal_mm, without_mm = metal_paths(torch.from_numpy(parts[:, slices]).to(device), spacing_mm, scan, photons,
-                                                settings)
+        here = torch.from_numpy(parts[:, slices]).to(device)
+        with_metal_mm, without_mm = metal_paths(here, spacing_mm, scan, photons, settings)
         error_mm = with_metal_mm - without_mm
         streaks[slices] = 1000 * back_project(error_mm, spacing_mm, hu.shape, scan, settings)
         path_mm[:, slices] += error_mm
     noise = np.zeros(hu.shape, np.float32)
     if settings.noise:
-        noise = 1000 * back_project(noise_of(path_mm, photons, generator, settings), spacing_mm, hu.shape, scan, settings)
+        noise_mm = noise_of(path_mm, photons, generator, settings)
+        noise = 1000 * back_project(noise_mm, spacing_mm, hu.shape, scan, settings)
     return CtScan(tissue, noise, streaks, np.clip(tissue + noise + streaks, LOWEST_HU, STORED_HU).astype(np.float32))
 
 
-def parallel_beam(shape: tuple[int, int, int], spacing_mm: tuple[float, float, float], settings: CtSettings) -> ConeBeam:
+def parallel_beam(shape: tuple[int, int, int], spacing_mm: tuple[float, float, float],
+                  settings: CtSettings) -> ConeBeam:
     """Half a turn with a detector as fine as the voxels, wide enough for the corners of the volume."""
     n_z, n_y, n_x = shape
     dz, dy, dx = spacing_mm

@@ -15,8 +15,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "data_scripts"))
 
-import torch  # noqa: E402
-from phantom.scans import draw_patient, make_case, take_cbct, take_ct, take_mr  # noqa: E402
+import torch
+from phantom.scans import draw_patient, make_case, take_cbct, take_ct, take_mr
 
 
 def seconds_of(step, *arguments) -> float:
@@ -38,7 +38,8 @@ def main() -> None:
     for size in options.sizes:
         whole = sum(seconds_of(make_case, 0, index, size) for index in range(options.cases)) / options.cases
         patient = draw_patient(0, 0, size)
-        steps = seconds_of(draw_patient, 0, 0, size), *(seconds_of(take, patient) for take in (take_ct, take_cbct, take_mr))
+        scans = (seconds_of(take, patient) for take in (take_ct, take_cbct, take_mr))
+        steps = seconds_of(draw_patient, 0, 0, size), *scans
         peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20  # kilobytes on Linux
         print(f"{size:4d}   {whole:10.2f}   " + "".join(f"{s:8.2f}" for s in steps) + f"   {peak_gb:8.2f}", flush=True)
 
