@@ -25,15 +25,15 @@ BONE_HU = 250.0  # above it, bone (and contrast medium); our choice
 # Where a case is flagged. Peaks: our choice around -90 and 50. Error of a raw CBCT: 33-100 HU appears in print.
 FAT_HU, MUSCLE_HU, CBCT_MAE_HU = (-130.0, -60.0), (10.0, 90.0), (33.0, 100.0)
 SHOWN_VOLUMES = ("GTV", "Parotid_L", "Parotid_R", "Mandible", "SpinalCord", "Brainstem", "Larynx")
-CONTOUR_COLOURS = {"GTV": "#E41A1C", "CTV": "#FF7F00", "PTV": "#F0E442", "Parotid": "#56B4E9", "Submandibular": "#CC79A7",
-                   "SpinalCord": "#4DAF4A", "Brainstem": "#A6D854", "Eye": "#F781BF", "Mandible": "#D9B38C",
-                   "Larynx": "#00D5D5", "Brain": "#8C8CFF", "Thyroid": "#C0FFC0"}
+CONTOUR_COLOURS = {"GTV": "#E41A1C", "CTV": "#FF7F00", "PTV": "#F0E442", "Parotid": "#56B4E9",
+                   "Submandibular": "#CC79A7", "SpinalCord": "#4DAF4A", "Brainstem": "#A6D854",
+                   "Eye": "#F781BF", "Mandible": "#D9B38C", "Larynx": "#00D5D5", "Brain": "#8C8CFF", "Thyroid": "#C0FFC0"}
 HU_WINDOW = (-250.0, 350.0)
 BLOCKS_ACROSS = 3
 
 
 def describe(case: Case) -> dict:
-    """One row of the table: {"case", "split", "site", "spacing", "fat", "muscle", "bone", "CBCT MAE", volumes, "flags"}."""
+    """One row of the table: case, split, site, spacing, HU of fat, muscle and bone, CBCT error, volumes, flags."""
     mask, structures = case.mask(), case.structures()
     voxel_ml = float(np.prod(case.spacing_mm)) / 1000
     row = {"case": case.name, "split": case.split, "site": case.info.get("site", "-"),
@@ -57,7 +57,8 @@ def describe(case: Case) -> dict:
         elif (inside & ~mask).sum() > 0.02 * inside.sum():
             flags.append(f"{100 * (inside & ~mask).sum() / inside.sum():.0f} % of {name} outside the body")
     try:
-        check_orientation({name: inside for name, inside in structures.items() if inside.any()}, case.spacing_mm, case.name)
+        drawn = {name: inside for name, inside in structures.items() if inside.any()}
+        check_orientation(drawn, case.spacing_mm, case.name)
     except VaeliteError as error:
         flags.append(str(error).split(". ")[0].removeprefix(f"{case.name}: "))
     flags += case.info.get("volumes_outside_adult_range", [])
@@ -78,7 +79,8 @@ def table(rows: list[dict]) -> str:
                for column, values in numbers.items()}
     summary |= {"case": "mean (range)"}
     lines = [[heading(column) for column in columns]]
-    lines += [[shown(row.get(column)) for column in columns] for row in rows] + [[summary[column] for column in columns]]
+    lines += [[shown(row.get(column)) for column in columns] for row in rows]
+    lines.append([summary[column] for column in columns])
     widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
                      for line in lines)
@@ -96,7 +98,7 @@ def shown(value) -> str:
         f"{value:.1f}" if isinstance(value, float) else str(value)
 
 
-# ---------------------------------------------------------------------------------------------------------- contact sheet
+# -------------------------------------------------------------------------------------------------------- contact sheet
 def draw_contact_sheet(cases: list[Case]) -> Figure:
     """A block per case: planes below each other, modalities beside each other, and the contours on the CT (or on what
     stands in for it)."""
@@ -119,7 +121,8 @@ def draw_case(block: SubFigure, case: Case, modalities: list[str]) -> None:
     mask, structures = case.mask(), case.structures()
     heights, centre = plane_heights(case), planes_through(structures, mask)
     volumes = {modality: case.volume(modality) for modality in case.modalities}
-    axes = block.subplots(3, len(modalities) + 1, gridspec_kw={"height_ratios": heights, "wspace": 0.02, "hspace": 0.02})
+    axes = block.subplots(3, len(modalities) + 1, gridspec_kw={"height_ratios": heights, "wspace": 0.02,
+                                                               "hspace": 0.02})
     block.subplots_adjust(left=0.005, right=0.995, bottom=0.005, top=1 - 0.42 / (1.9 * sum(heights) + 0.5))
     block.suptitle(f"{case.name}   {case.info.get('site', '')}", color="white", fontsize=10, y=0.995)
     drawn: dict[str, str] = {}
@@ -130,7 +133,7 @@ def draw_case(block: SubFigure, case: Case, modalities: list[str]) -> None:
             axis.set_axis_off()
             if modality not in volumes:
                 continue
-            low, high = HU_WINDOW if modality in HU_MODALITIES else np.percentile(volumes[modality][mask], (1, 99.5))
+            low, high = HU_WINDOW if modality in HU_MODALITIES else np.percentile(volumes[modality][mask], (1, 99))
             axis.imshow(plane(volumes[modality], plane_axis, centre, mask), cmap="gray", vmin=low, vmax=high,
                         aspect=aspect, interpolation="nearest")
         for name, inside in structures.items():
@@ -142,13 +145,13 @@ def draw_case(block: SubFigure, case: Case, modalities: list[str]) -> None:
     for axis, title in zip(axes[0], [*modalities, "contours"], strict=True):
         axis.set_title(title, color="white", fontsize=8, pad=2)
     for number, (kind, colour) in enumerate(drawn.items()):
-        axes[number % 2 + 1, -1].text(0.0, 1 - 0.07 * (number // 2), kind, color=colour, fontsize=5, va="top",
+        axes[number % 2 + 1, -1].text(0.0, 1 - 0.09 * (number // 2), kind, color=colour, fontsize=7, va="top",
                                       transform=axes[number % 2 + 1, -1].transAxes)
 
 
 def plane(volume: np.ndarray, axis: int, centre: tuple[int, int, int], mask: np.ndarray) -> np.ndarray:
-    """One plane of a (z, y, x) volume, cut to the body, as a radiologist hangs it: patient's right on the left, head up,
-    face left."""
+    """One plane of a (z, y, x) volume, cut to the body, as a radiologist hangs it: patient's right on the left, head
+    up, face left."""
     body = np.take(mask, centre[axis], axis=axis)
     edges = [np.flatnonzero(body.any(axis=1 - along)) for along in (0, 1)]
     cut = np.take(volume, centre[axis], axis=axis)[tuple(slice(max(0, int(edge[0]) - 2), int(edge[-1]) + 3)
@@ -157,7 +160,8 @@ def plane(volume: np.ndarray, axis: int, centre: tuple[int, int, int], mask: np.
 
 
 def planes_through(structures: dict[str, np.ndarray], mask: np.ndarray) -> tuple[int, int, int]:
-    """(z, y, x): axial where the GTV is largest, coronal through the parotids, sagittal through the cord; else mid-body."""
+    """(z, y, x): axial where the GTV is largest, coronal through the parotids, sagittal through the cord; else the
+    middle of the body."""
     def middle(names: Iterable[str], axis: int) -> int:
         for name in names:
             if name in structures and structures[name].any():

@@ -92,7 +92,8 @@ def make_cohort(n_cases: int, size: int, out: Path, seed: int, n_jobs: int,
             for done, (name, seconds, redraws) in enumerate(pool.imap(make_and_write, missing), start=1):
                 left_s = (time.perf_counter() - started) / done * (len(missing) - done)
                 again = f", drawn {redraws + 1} times" if redraws else ""
-                print(f"  {name}  {done}/{len(missing)}  {seconds:.1f} s{again}  {left_s / 60:.1f} min left", flush=True)
+                print(f"  {name}  {done}/{len(missing)}  {seconds:.1f} s{again}  {left_s / 60:.1f} min left",
+                      flush=True)
     write_dataset(out, cases, {"name": out.name, **wanted, "licence": LICENCE, "citation": CITATION})
     print("split: " + ", ".join(f"{size} {split}" for split, size in split_sizes(n_cases).items()), flush=True)
 

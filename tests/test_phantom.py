@@ -50,7 +50,8 @@ def make(out: Path, *arguments: str) -> subprocess.CompletedProcess:
 # ------------------------------------------------------------------------------------------------------------- one case
 def test_one_grid_and_every_structure(case):
     assert set(case.volumes) == {"CBCT", "CT", "T1c", "T2w"}
-    assert {"GTV", "CTV", "PTV", "Parotid_L", "Parotid_R", "SpinalCord", "Brainstem", "Mandible"} <= set(case.structures)
+    expected = {"GTV", "CTV", "PTV", "Parotid_L", "Parotid_R", "SpinalCord", "Brainstem", "Mandible"}
+    assert expected <= set(case.structures)
     for volume in (*case.volumes.values(), case.mask, *case.structures.values()):
         assert volume.shape == (SIZE // 2, SIZE, SIZE)
         assert np.isfinite(volume).all()
@@ -104,7 +105,8 @@ def test_a_changed_copy_changes_what_it_names_and_nothing_else(tmp_path):
 
 
 @pytest.mark.parametrize(("text", "message"), [
-    ("[mr]\nghosts = 1", "unknown key 'ghosts'"), ("[pet]\n", "unknown entry 'pet'"), ("residual_mm = 1", "unknown entry"),
+    ("[mr]\nghosts = 1", "unknown key 'ghosts'"), ("[pet]\n", "unknown entry 'pet'"),
+    ("residual_mm = 1", "unknown entry"),
     ("[mr]\nghost = 0.1", "ghost: expected a value like"), ("[mr]\nghost = [0.2, 0.1]", "a pair is"),
     ("[mr]\nshare_3t = 1.5", "between 0 and 1"), ("[mr]\nsusceptibility = 1", "expected a value like True"),
     ("[registration]\nresidual_mm = -1", "expected 0"), ("[mr\n", "not valid TOML"),
@@ -237,7 +239,8 @@ def test_check_data_flags_what_is_wrong(small_set, tmp_path):
     copy = shutil.copytree(small_set, tmp_path / "set")
     folder = copy / "case_000"
     image = nib.load(folder / "ct.nii.gz")
-    nib.save(nib.Nifti1Image(np.asarray(image.dataobj) + np.int16(200), image.affine, image.header), folder / "ct.nii.gz")
+    shifted = np.asarray(image.dataobj) + np.int16(200)
+    nib.save(nib.Nifti1Image(shifted, image.affine, image.header), folder / "ct.nii.gz")
     facts = json.loads((folder / "case.json").read_text())
     left, right = (facts["structures"].index(f"Parotid_{side}") for side in "LR")
     facts["structures"][left], facts["structures"][right] = "Parotid_R", "Parotid_L"

@@ -122,7 +122,7 @@ def test_patients_differ_in_tissue_and_protocol():
     assert all(p.field_tesla == 3.0 and isinstance(p.t1, SpinEcho) and not p.t1c_fat_saturated for p in plain)
 
 
-# ------------------------------------------------------------------------------------------------- what the scanner does
+# ------------------------------------------------------------------------------------------------ what the scanner does
 def test_the_mean_of_pure_noise_is_that_of_rayleigh():
     """No signal: the magnitude of complex noise has the mean sigma sqrt(pi / 2) (Gudbjartsson and Patz 1995)."""
     for read, phase in ((1.0, 1.0), (0.9, 0.7)):

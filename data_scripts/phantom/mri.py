@@ -102,7 +102,7 @@ def draw_protocol(streams: Streams, settings: MrSettings) -> MrProtocol:
     )
 
 
-# ------------------------------------------------------------------------------------------------------ signal equations
+# ----------------------------------------------------------------------------------------------------- signal equations
 def relaxation_rates(t1_ms: float, t2_ms: float, gadolinium_mm: float, field_tesla: float = 3.0) -> tuple[float, float]:
     """R1, R2 [1/ms]; gadolinium raises both linearly with its concentration [mM]."""
     r1, r2 = RELAXIVITIES[field_tesla]
@@ -135,7 +135,7 @@ def signal_of(t1_ms: float, t2_ms: float, proton_density: float, gadolinium_mm: 
     return equation(t1_ms, t2_ms, proton_density, gadolinium_mm, sequence, field_tesla)
 
 
-# ---------------------------------------------------------------------------------------------------- what a scanner does
+# -------------------------------------------------------------------------------------------------- what a scanner does
 def saturate_fat(signal: np.ndarray, fat: np.ndarray, grid: Grid, generator: np.random.Generator,
                  quality: float) -> tuple[np.ndarray, np.ndarray]:
     """Signal and its fat part (z, y, x) after a saturation pulse; where the field is off, it misses -> the same two."""
@@ -200,8 +200,8 @@ def through_kspace(signal: np.ndarray, generator: np.random.Generator, sigma: fl
     masks = [acquired_steps(n, share) for n, share in zip(signal.shape[1:], kept, strict=True)]
     noise = generator.standard_normal((2, *signal.shape), dtype=np.float32)
     sigma = sigma / np.sqrt(masks[0].mean() * masks[1].mean())  # what is cut off takes its noise with it
-    picture = torch.complex(torch.from_numpy(signal + sigma * noise[0]).float(), torch.from_numpy(sigma * noise[1]).float())
-    kspace = torch.fft.fft2(picture)
+    parts = (torch.from_numpy(np.asarray(part, np.float32)) for part in (signal + sigma * noise[0], sigma * noise[1]))
+    kspace = torch.fft.fft2(torch.complex(*parts))
     if ghost > 0:
         kspace = kspace * torch.from_numpy(motion(signal.shape, phase_axis, ghost, generator))
     kspace = kspace * torch.from_numpy(masks[0][:, None] * masks[1][None, :])
@@ -216,7 +216,7 @@ def acquired_steps(n: int, share: float) -> np.ndarray:
 def motion(shape: tuple[int, int, int], phase_axis: int, amplitude: float,
            generator: np.random.Generator) -> np.ndarray:
     """Factor on the phase-encoding steps of each slice: breathing or swallowing, periodic over the acquisition."""
-    n, cycles = shape[phase_axis], generator.uniform(0.08, 0.3)  # motion cycles per step: ghosts 8-30 % of the field off
+    n, cycles = shape[phase_axis], generator.uniform(0.08, 0.3)  # per step: ghosts 8-30 % of the field off
     steps = np.fft.fftfreq(n) * n
     factor = 1 + amplitude * np.cos(2 * np.pi * (cycles * steps[None, :] + generator.random((shape[0], 1))))
     return np.expand_dims(factor.astype(np.float32), 3 - phase_axis)

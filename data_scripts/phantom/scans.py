@@ -21,7 +21,15 @@ from phantom.grid import Grid, Streams
 from phantom.mri import MrProtocol, acquire, draw_protocol
 from phantom.organ_volumes import check
 from phantom.settings import PhantomSettings
-from phantom.tissues import MODALITY_COLUMNS, TISSUE_ID, Tissue, draw_tissues, hu_column, signal_columns, texture_strength
+from phantom.tissues import (
+    MODALITY_COLUMNS,
+    TISSUE_ID,
+    Tissue,
+    draw_tissues,
+    hu_column,
+    signal_columns,
+    texture_strength,
+)
 from phantom.traits import Pose, Traits, draw_traits, draw_treatment_pose
 
 MOST_ATTEMPTS = 6  # at patients whose organs all have adult volumes: our choice
@@ -36,8 +44,9 @@ class Patient:
     """Who lies in the scanners: all that is fixed before the first scan.
 
     planned: anatomy in the pose of the planning CT, painted with MODALITY_COLUMNS; mask: the body, structures: the
-    contours, (z, y, x) bool; around: the body beyond the field of view; redraws: how many patients before this one had organs outside of adult volumes;
-    violations: what is still outside after MOST_ATTEMPTS.
+    contours, (z, y, x) bool; around: the body beyond the field of view; redraws: how many patients
+    before this one had no room for a tumour or organs outside of adult volumes; violations: what is still outside
+    after MOST_ATTEMPTS.
     """
 
     grid: Grid
@@ -101,7 +110,8 @@ def draw_patient(seed: int, index: int, size: int, settings: PhantomSettings = P
         if not violations:
             break
     if fewest is None:
-        raise ValueError(f"seed {seed}, case {index}: no tumour in {MOST_ATTEMPTS} patients. Change the seed or [anatomy].")
+        raise ValueError(f"seed {seed}, case {index}: no tumour in {MOST_ATTEMPTS} patients. Change the seed or "
+                         "[anatomy].")
     streams, traits, tissues, protocol, planned, structures, violations = fewest
     around = beyond_the_field(grid, Grid.surroundings(size), traits, streams, tissues)
     return Patient(grid, streams, traits, tissues, protocol, planned, body_mask(planned), structures, around, attempt,
@@ -169,7 +179,8 @@ def take_mr(patient: Patient, settings: PhantomSettings = PhantomSettings()) -> 
     common = grid.smooth_noise(streams("MR texture"), 11)
     volumes = {}
     for modality in ("T1c", "T2w"):
-        own = grid.smooth_noise(streams(f"{modality} texture"), 9) + 0.7 * grid.smooth_noise(streams(f"{modality} drift"), 45)
+        own = grid.smooth_noise(streams(f"{modality} texture"), 9)
+        own += 0.7 * grid.smooth_noise(streams(f"{modality} drift"), 45)
         texture = np.clip(1 + settings.mr.texture * (0.7 * common + own) / 1.4, 0.5, 1.5)
         ideal = np.stack([columns[modality] * texture, columns[f"{modality} fat"] * texture, is_air,
                           far if metal_mm is None else metal_mm])
@@ -183,7 +194,7 @@ def take_mr(patient: Patient, settings: PhantomSettings = PhantomSettings()) -> 
 def misregister(volumes: np.ndarray, grid: Grid, generator: np.random.Generator, residual_mm: float) -> np.ndarray:
     """(c, z, y, x) displaced by what a registration leaves: a random shift, a turn and a smooth warp.
 
-    residual_mm: root mean square displacement of the head's voxels over many patients; 0 returns the volumes as they are.
+    residual_mm: root mean square displacement of the head's voxels over many patients; 0 returns the volumes.
     """
     if residual_mm == 0:
         return volumes

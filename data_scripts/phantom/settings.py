@@ -56,7 +56,7 @@ def load_settings(path: str | Path = SHIPPED) -> PhantomSettings:
     known = [field.name for field in fields(settings)]
     for table, values in content.items():
         if table not in known or not isinstance(values, dict):
-            raise ValueError(f"{path}: unknown entry {table!r}. The tables are: {', '.join(f'[{name}]' for name in known)}.")
+            raise ValueError(f"{path}: unknown entry {table!r}. The tables are [{'], ['.join(known)}].")
         settings = replace(settings, **{table: filled(getattr(settings, table), values, f"{path}, [{table}]")})
     return settings
 

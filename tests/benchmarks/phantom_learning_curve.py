@@ -1,12 +1,12 @@
-"""Does more of the phantom's patients teach more? Test error of a small T1c-to-CT translator over the training patients.
+"""Does more of the phantom's patients teach more? Test error of a small T1c-to-CT translator over them.
 
     python data_scripts/make_phantom.py --cases 84 --size 64 --out data/curve
     python tests/benchmarks/phantom_learning_curve.py data/curve --figure learning_curve.png
 
 A cohort on which 8 patients do as well as 64 cannot tell methods apart. Each network gets the same number of steps,
-whatever the number of patients, and is tested on the same 20 patients, the cohort's last. Finished runs are kept in
-learning_curve.json beside the figure; with `--require`, the exit status is 1 unless the error falls by 10 % from 8 to 32
-patients and by more than the standard error of the difference from 32 to 64.
+whatever the number of patients, and is tested on the same 20 patients, the cohort's last. Finished runs are kept in a
+.json beside the figure; with `--require`, the exit status is 1 unless the error falls by 10 % from 8 to 32 patients and
+by more than two standard errors of the difference from 32 to 64.
 """
 from __future__ import annotations
 
@@ -143,7 +143,8 @@ def main() -> None:
                 continue
             started = time.perf_counter()
             run[str(n)] = test_mae_hu(train([pool[i] for i in order[:n]], seed), held_out)
-            print(f"seed {seed}  {n:3d} patients  {run[str(n)]:.1f} HU  {time.perf_counter() - started:.0f} s", flush=True)
+            seconds = time.perf_counter() - started
+            print(f"seed {seed}  {n:3d} patients  {run[str(n)]:.1f} HU  {seconds:.0f} s", flush=True)
             store.write_text(json.dumps(results, indent=2) + "\n")
     draw(results, options.folder.name).savefig(options.figure, dpi=120)
     complete = {seed: run for seed, run in results.items() if {"8", "32", "64"} <= set(run)}
