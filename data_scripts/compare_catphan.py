@@ -4,8 +4,8 @@
 
 Prints noise, its power spectrum, cupping and edge sharpness of both, measured alike, and draws them side by side.
 Measured (seed 0): noise 14.8 HU against 14.4 in the real scan, mean frequency of its spectrum 0.40 against 0.37 per mm,
-edge of Teflon 1.12 against 1.04 mm. Residual differences: the real middle lies 14 HU above its edge (over-corrected), the
-simulated one 6 below; the real spectrum has a second peak at low frequency, and a bright and a dark crescent at the
+edge of Teflon 1.12 against 1.04 mm. Residual differences: the real middle lies 14 HU above its edge (over-corrected),
+the simulated one 6 below; the real spectrum has a second peak at low frequency, and a bright and a dark crescent at the
 housing, which the simulation does not have; simulated Teflon is 106 HU too bright, Delrin 29, the other inserts within
 15 HU of the real ones.
 """
@@ -38,7 +38,8 @@ EDGE_INSERT = "Teflon"
 # Photons and filter were set to meet the real noise and its spectrum: this protocol spends far more dose than the
 # cohort's scans, and its scatter correction leaves no cup.
 CATPHAN_SCAN = CbctSettings(views=360, photons_log10=(6.35, 6.35), scatter_to_primary=(0.5, 0.5),
-                            scatter_left=(0.0, 0.0), drift_mm=(0.0, 0.0), swallow_chance=0.0, detector_pixel=0.8, hann_cutoff=1.05)
+                            scatter_left=(0.0, 0.0), drift_mm=(0.0, 0.0), swallow_chance=0.0,
+                            detector_pixel=0.8, hann_cutoff=1.05)
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def measure(uniform: np.ndarray, inserts: np.ndarray, spacing_mm: tuple[float, f
     y0, x0 = center_of_mass(inserts.mean(axis=0) > -500)
     y, x = np.meshgrid((np.arange(n) - y0) * step, (np.arange(n) - x0) * step, indexing="ij")
     radius = np.hypot(y, x)
-    noise = (uniform[1:] - uniform[:-1]) / np.sqrt(2)  # neighbours' difference: rings and cupping, alike in both, cancel
+    noise = (uniform[1:] - uniform[:-1]) / np.sqrt(2)  # of neighbours: what both show, rings and cupping, cancels
     cupping = uniform[:, radius < 12].mean() - uniform[:, (radius > 55) & (radius < 65)].mean()
     frequency, power = radial_spectrum(noise, step, (round(y0), round(x0)))
     hu, centres = {}, {}

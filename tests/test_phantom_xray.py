@@ -100,7 +100,8 @@ def test_mass_fractions_sum_to_one():
 def test_hu_from_compositions_are_those_of_a_120_kvp_scanner():
     """Against the same ICRU-44 materials in SpekPy's 120 kVp spectrum (mean 77 keV behind 20 cm of water)."""
     hu = hu_of_tissues()
-    for name, expected in (("muscle", 43), ("fat", -80), ("skin", 74), ("cartilage", 106), ("vessel", 57), ("lens", 48)):
+    expected_hu = {"muscle": 43, "fat": -80, "skin": 74, "cartilage": 106, "vessel": 57, "lens": 48}
+    for name, expected in expected_hu.items():
         assert hu[name] == pytest.approx(expected, abs=4), name
     assert hu["cortical bone"] == pytest.approx(1668, rel=0.03) and hu["spongy bone"] == pytest.approx(315, rel=0.03)
     assert 3 < hu["grey matter"] - hu["white matter"] < 12
@@ -134,7 +135,8 @@ def test_what_lies_near_the_source_is_magnified_more():
         y0 = depth * math.sin(angle) + lateral * math.cos(angle)
         bead = (0.5 + (5 - torch.hypot(y - y0, x - x0)) / step).clamp(0, 1)[None].expand(8, -1, -1).float()
         shadow = forward_project(bead[None], (step, step, step), scan, radius_mm=90.0, views=range(1))[0, 0, 0]
-        assert float((shadow * scan.u_mm()).sum() / shadow.sum()) == pytest.approx(lateral / (1 + depth / 1000), abs=0.3)
+        u_mm = float((shadow * scan.u_mm()).sum() / shadow.sum())
+        assert u_mm == pytest.approx(lateral / (1 + depth / 1000), abs=0.3)
 
 
 @pytest.mark.parametrize("settings", [FULL_CIRCLE, SHORT_SCAN, HALF_FAN], ids=["full", "short", "half fan"])

@@ -113,9 +113,9 @@ def forward_project(volumes: Tensor, spacing_mm: tuple[float, float, float], sca
     """Line integrals through one or more volumes on one grid.
 
     volumes: (c, z, y, x) [any unit per mm]; spacing_mm = (dz, dy, dx); radius_mm: in-plane radius around the axis that
-    holds all that attenuates; centre_mm = (z, y, x) of the volume's centre; heights_mm: where along z it is, going on as its end
-    slices do where this is more than the volume itself; views: all by default -> (view, c, v, u) [unit].  Linear
-    interpolation, samples RAY_STEP voxels apart (Joseph 1982 in spirit).
+    holds all that attenuates; centre_mm = (z, y, x) of the volume's centre; heights_mm: where along z it is, going on as
+    its end slices do where this is more than the volume itself; views: all by default -> (view, c, v, u) [unit].
+    Linear interpolation in plane, samples RAY_STEP voxels apart (Joseph 1982 in spirit).
     """
     device = volumes.device
     c, n_z, n_y, n_x = volumes.shape
@@ -219,8 +219,8 @@ def redundancy_weights(scan: ConeBeam) -> Tensor:
     seen_left, seen_right = -float(scan.u_mm()[0]) + half_pixel, float(scan.u_mm()[-1]) + half_pixel
     overlap_mm = min(seen_left, seen_right)
     if overlap_mm <= 0:
-        raise ValueError(f"detector from {-seen_left:.0f} to {seen_right:.0f} mm at the isocentre: it must reach beyond "
-                         "the axis on both sides; choose a smaller offset")
+        raise ValueError(f"detector from {-seen_left:.0f} to {seen_right:.0f} mm at the isocentre: it must reach "
+                         "beyond the axis on both sides; choose a smaller offset")
     if scan.arc_degree >= 360:
         if scan.offset_u_mm == 0:
             return torch.full((scan.n_views, scan.n_u), 0.5)
