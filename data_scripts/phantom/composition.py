@@ -4,8 +4,8 @@ The stoichiometric way (Schneider, Pedroni, Lomax, Phys Med Biol 41 (1996) 111):
 its mass fraction, averaged over the beam, relative to water.
 
 Mass attenuation [cm2/g]: NIST tables (Hubbell and Seltzer, NISTIR 5632, 1995). Mass fractions and densities: ICRU
-Report 44 (1989) unless a line says otherwise; grey and white matter: Woodard and White, Br J Radiol 59 (1986) 1209. A test
-recomputes NIST's own entries for water and for ICRU-44 bone and muscle from the elements.
+Report 44 (1989) unless a line says otherwise; grey and white matter: Woodard and White, Br J Radiol 59 (1986) 1209. A
+test recomputes NIST's own entries for water and for ICRU-44 bone and muscle from the elements.
 """
 from __future__ import annotations
 

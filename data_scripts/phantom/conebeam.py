@@ -113,8 +113,8 @@ def forward_project(volumes: Tensor, spacing_mm: tuple[float, float, float], sca
     """Line integrals through one or more volumes on one grid.
 
     volumes: (c, z, y, x) [any unit per mm]; spacing_mm = (dz, dy, dx); radius_mm: in-plane radius around the axis that
-    holds all that attenuates; centre_mm = (z, y, x) of the volume's centre; heights_mm: where along z it is, going on as
-    its end slices do where this is more than the volume itself; views: all by default -> (view, c, v, u) [unit].
+    holds all that attenuates; centre_mm = (z, y, x) of the volume's centre; heights_mm: where along z it is, going on
+    as its end slices do where this is more than the volume itself; views: all by default -> (view, c, v, u) [unit].
     Linear interpolation in plane, samples RAY_STEP voxels apart (Joseph 1982 in spirit).
     """
     device = volumes.device
