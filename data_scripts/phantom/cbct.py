@@ -46,7 +46,7 @@ class CbctSettings:
 
     fan: str = "full"  # "full", or "half": detector aside, full circle, wide field
     arc_degree: float = 200.0  # 360, or a short scan of at least 180 + fan angle with Parker weights
-    views: int = 180
+    views: int = 150
     kvp: float = 100.0
     filter_mm_al: float = 4.0
     bowtie_mm_al: float = 28.0  # at the detector's edge, 0 in the middle

@@ -193,7 +193,7 @@ def ramp_filter(projections: Tensor, pixel_mm: float, cutoff: float) -> Tensor:
     pad = math.ceil(TAPER_MM / pixel_mm)
     taper = (0.5 + 0.5 * torch.cos(math.pi * (torch.arange(pad, device=projections.device) + 1) / (pad + 1)))
     projections = torch.cat([projections[..., :1] * taper.flip(0), projections, projections[..., -1:] * taper], dim=-1)
-    length = 2 ** math.ceil(math.log2(2 * (n + 2 * pad)))
+    length = 64 * math.ceil(2 * (n + 2 * pad) / 64)  # no less, or the ends would meet
     lag = torch.arange(length, dtype=torch.float64)
     lag = torch.minimum(lag, length - lag)
     odd = lag % 2 == 1
