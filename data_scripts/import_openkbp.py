@@ -34,9 +34,11 @@ from vaelite.intensity import body_mask
 LICENCE = "MIT"
 CITATION = ("Babier A, Zhang B, Mahmood R, et al. OpenKBP: The open-access knowledge-based planning grand challenge "
             "and dataset. Med Phys 48:5549-5561 (2021). doi:10.1002/mp.14845")
-# Our choice. Voxels are 4-5 mm here, twice the phantom's, so the detector gets four pixels per voxel: as fine a
-# pixel as a real panel's (binned, about 1 mm). Shoulders need the exposure of a body protocol, ten times the phantom's.
-SETTINGS = CbctSettings(views=120, detector_pixel=0.25, hann_cutoff=1.5, photons=4e5)
+# Our choice. Voxels are 4-5 mm here, twice the phantom's, so the detector gets three pixels per voxel. Shoulders need
+# a body protocol: 125 kVp, more photons, a better scatter correction, a full circle and a panel wide enough to see them
+# (a head scan's field of 26 cm would cut them off); no bowtie, whose profile would follow that panel's width.
+SETTINGS = CbctSettings(views=120, arc_degree=360.0, detector_width_mm=1000.0, detector_pixel=0.35, hann_cutoff=2.0,
+                        kvp=125.0, bowtie_mm_al=0.0, photons_log10=(5.6, 5.6), scatter_left=(0.01, 0.03))
 MOST_JOBS = 4                              # a patient needs up to 1.5 GB of memory while it is scanned
 
 
@@ -71,7 +73,7 @@ def import_patients(source: Path, out: Path, seed: int = 0, n_jobs: int = 1, lim
 def recipe(seed: int, settings: CbctSettings) -> dict:
     """What a finished case must match to be kept."""
     return {"generator": "import_openkbp", "generator_version": IMPORTER_VERSION, "seed": seed,
-            "cbct_settings": asdict(settings)}
+            "cbct_settings": json.loads(json.dumps(asdict(settings)))}  # pairs as the lists that a file gives back
 
 
 def is_finished(folder: Path, seed: int, settings: CbctSettings) -> bool:

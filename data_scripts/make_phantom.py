@@ -1,9 +1,10 @@
 """Make the procedural head-and-neck cohort: CBCT, CT, T1c, T2w, body and structures per case, split by patient.
 
-    python data_scripts/make_phantom.py --cases 40 --size 128 --out data/phantom --seed 0
+    python data_scripts/make_phantom.py --cases 87 --size 128 --out data/phantom --seed 0
+    python data_scripts/make_phantom.py --settings my_phantom.toml        # a changed copy of data_scripts/phantom.toml
 
-Same seed, same bytes, whatever the number of jobs. A run that was stopped goes on where it was: finished cases are
-kept.
+Same seed and settings, same bytes, whatever the number of jobs. A run that was stopped goes on where it was: finished
+cases are kept.
 """
 from __future__ import annotations
 
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from case_folder import write_case, write_dataset
 from phantom import ATLAS_NOTICE, GENERATOR_VERSION
+from phantom.settings import SHIPPED, PhantomSettings, load_settings
 
 LICENCE = "CC-BY-4.0"
 CITATION = ("vaelite procedural head-and-neck phantom. Brain from the ICBM 152 nonlinear symmetric 2009a maps, "
@@ -41,40 +43,43 @@ def planned_cases(n_cases: int) -> list[dict]:
             for index, split in enumerate(splits)]
 
 
-def recipe(seed: int, size: int) -> dict:
+def recipe(seed: int, size: int, settings: PhantomSettings) -> dict:
     """What a finished case must match to be kept."""
-    return {"generator": "make_phantom", "generator_version": GENERATOR_VERSION, "seed": seed, "size": size}
+    return {"generator": "make_phantom", "generator_version": GENERATOR_VERSION, "seed": seed, "size": size,
+            "settings": settings.as_json()}
 
 
-def is_finished(folder: Path, seed: int, size: int) -> bool:
+def is_finished(folder: Path, wanted: dict) -> bool:
     path = folder / "case.json"
     if not path.is_file():
         return False
     facts = json.loads(path.read_text(encoding="utf-8"))
-    return all(facts.get(key) == value for key, value in recipe(seed, size).items())
+    return all(facts.get(key) == value for key, value in wanted.items())
 
 
-def make_and_write(job: tuple[int, str, str, int, int, str]) -> tuple[str, float]:
-    """Make one case (in a worker process) and write its folder -> (name, seconds)."""
-    index, name, patient, seed, size, out = job
+def make_and_write(job: tuple[int, dict, int, int, PhantomSettings, str]) -> tuple[str, float, int]:
+    """Make one case (in a worker process) and write its folder -> (name, seconds, patients redrawn)."""
+    index, planned, seed, size, settings, out = job
     started = time.perf_counter()
     import torch  # here, in the worker, where the limits of make_cohort hold
     from phantom.scans import make_case
 
     torch.set_num_threads(1)
-    case = make_case(seed, index, size)
-    info = {"patient": patient, "source": "procedural phantom, not a patient", **recipe(seed, size), "index": index,
-            "site": case.traits.tumour_site, "sex": case.traits.sex, "fillings": case.has_fillings, "licence": LICENCE,
+    case = make_case(seed, index, size, settings)
+    info = {"patient": planned["patient"], "source": "procedural phantom, not a patient",
+            **recipe(seed, size, settings), "index": index, **case.facts, "licence": LICENCE,
             "deidentification": "not a patient: nothing to remove", "prescription_gy": PRESCRIPTION_GY}
-    write_case(out, name, case.volumes, case.mask, case.structures, case.grid.spacing_mm, case.grid.origin_lps_mm, info)
-    return name, time.perf_counter() - started
+    write_case(out, planned["name"], case.volumes, case.mask, case.structures, case.grid.spacing_mm,
+               case.grid.origin_lps_mm, info)
+    return planned["name"], time.perf_counter() - started, case.facts["redraws"]
 
 
-def make_cohort(n_cases: int, size: int, out: Path, seed: int, n_jobs: int) -> None:
+def make_cohort(n_cases: int, size: int, out: Path, seed: int, n_jobs: int,
+                settings: PhantomSettings = PhantomSettings()) -> None:
     """Make what is missing, in parallel processes of one thread each, then write dataset.json."""
-    cases = planned_cases(n_cases)
-    missing = [(index, case["name"], case["patient"], seed, size, str(out)) for index, case in enumerate(cases)
-               if not is_finished(out / case["name"], seed, size)]
+    cases, wanted = planned_cases(n_cases), recipe(seed, size, settings)
+    missing = [(index, case, seed, size, settings, str(out)) for index, case in enumerate(cases)
+               if not is_finished(out / case["name"], wanted)]
     print(f"{n_cases} cases of {size} x {size} x {size // 2} voxels in {out}: {n_cases - len(missing)} there, "
           f"{len(missing)} to make", flush=True)
     if missing:
@@ -82,11 +87,14 @@ def make_cohort(n_cases: int, size: int, out: Path, seed: int, n_jobs: int) -> N
         (out / "dataset.json").unlink(missing_ok=True)          # it would describe files about to change
         # one thread per process: sums are then taken in one order, and the bytes do not depend on the machine's load
         os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
+        started = time.perf_counter()
         with multiprocessing.get_context("spawn").Pool(min(n_jobs, len(missing))) as pool:
-            for done, (name, seconds) in enumerate(pool.imap(make_and_write, missing), start=1):
-                print(f"  {name}  {done}/{len(missing)}  {seconds:.1f} s", flush=True)
-    info = {"name": out.name, **recipe(seed, size), "licence": LICENCE, "citation": CITATION}
-    write_dataset(out, cases, info)
+            for done, (name, seconds, redraws) in enumerate(pool.imap(make_and_write, missing), start=1):
+                left_s = (time.perf_counter() - started) / done * (len(missing) - done)
+                again = f", drawn {redraws + 1} times" if redraws else ""
+                print(f"  {name}  {done}/{len(missing)}  {seconds:.1f} s{again}  {left_s / 60:.1f} min left",
+                      flush=True)
+    write_dataset(out, cases, {"name": out.name, **wanted, "licence": LICENCE, "citation": CITATION})
     print("split: " + ", ".join(f"{size} {split}" for split, size in split_sizes(n_cases).items()), flush=True)
 
 
@@ -96,6 +104,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=128, help="voxels across: size x size x size / 2 (default 128)")
     parser.add_argument("--out", type=Path, default=Path("data/phantom"), help="folder of the data set")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--settings", type=Path, default=SHIPPED, help="TOML file (default data_scripts/phantom.toml)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: one per core)")
     return parser.parse_args(arguments)
 
@@ -107,7 +116,8 @@ def main(arguments: list[str] | None = None) -> None:
     if options.jobs < 1 or options.seed < 0:
         sys.exit("make_phantom: --jobs starts at 1, --seed at 0")
     try:
-        make_cohort(options.cases, options.size, options.out, options.seed, options.jobs)
+        settings = load_settings(options.settings)
+        make_cohort(options.cases, options.size, options.out, options.seed, options.jobs, settings)
     except (ValueError, OSError) as error:
         sys.exit(f"make_phantom: {error}")
 

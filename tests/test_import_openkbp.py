@@ -23,7 +23,8 @@ from vaelite.cases import load_cases
 from vaelite.errors import VaeliteError
 from vaelite.intensity import body_mask
 
-QUICK = CbctSettings(views=8, detector_pixel=1.0, photons=2e5)   # a poor CBCT: these facts are not about its quality
+# a poor CBCT: these facts are not about its quality
+QUICK = CbctSettings(views=8, arc_degree=360.0, detector_width_mm=1000.0, detector_pixel=1.0)
 SPACING_MM = (2.5, 4.0, 4.0)
 CENTRES = {                                                     # z y x, LPS
     "Brainstem": (84, 66, 64), "SpinalCord": (60, 74, 64), "Larynx": (60, 54, 64), "Mandible": (72, 48, 64),

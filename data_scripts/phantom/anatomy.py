@@ -1,7 +1,7 @@
 """One patient in one pose: every tissue painted in order, from the skin inwards."""
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,8 +14,8 @@ from phantom.traits import Pose, Traits
 
 @dataclass(frozen=True)
 class Anatomy:
-    """values: (3, z, y, x) ideal HU, T1c and T2w signal; label: tissue index; body: signed distance to the skin [mm];
-    organs: {name: bool (z, y, x)}; metal: distance to the nearest filling [mm], or None."""
+    """values: (column, z, y, x) ideal HU and MR values as `case_signals` gives them; label: tissue index; body: signed
+    distance to the skin [mm]; organs: {name: bool (z, y, x)}; metal: distance to the nearest filling [mm], or None."""
 
     values: np.ndarray
     label: np.ndarray
@@ -24,47 +24,65 @@ class Anatomy:
     metal: np.ndarray | None
 
 
-def build_anatomy(grid: Grid, traits: Traits, pose: Pose, streams: Streams) -> Anatomy:
-    canvas = Canvas(grid, case_signals(streams("tissues")), *reference_position(grid, traits, pose, streams))
-    bumps = grid.smooth_noise(streams("skin"), 30)
+def build_anatomy(grid: Grid, traits: Traits, pose: Pose, streams: Streams,
+                  signals: np.ndarray | None = None) -> Anatomy:
+    """The patient on any grid: the same place in the body has the same tissue, however large the voxels.
+
+    signals: (tissue, column) what to paint, HU in the first column; default: `case_signals` of this patient.
+    """
+    signals = case_signals(streams("tissues")) if signals is None else signals
+    canvas = Canvas(grid, signals, *reference_position(grid, traits, pose, streams))
+    traits = replace(traits, fat=traits.fat * (1 - pose.weight_loss))
+    jaw = face.jaw_turn(traits.jaw_mm + pose.jaw_mm)
     cavity = brain.brain_outline(canvas) - traits.csf_mm
     skull_mm = skull_thickness(canvas, traits, streams)
-    body = head.body_outline(canvas, cavity, skull_mm, traits, bumps)
+    body = head.body_outline(canvas, cavity, skull_mm, traits, grid.smooth_noise(streams("skin"), 30))
     canvas.paint("skin", body)
     canvas.paint("fat", body + 2.2)
-    neck.paint_muscles(canvas, body, traits, pose, streams)
-    neck.paint_glands(canvas, body, traits, streams)
-    neck.paint_vessels(canvas, body, streams)
+    neck.paint_muscles(canvas, body, traits, pose, jaw, streams)
+    spine.paint_shoulders(canvas, body, traits)
+    neck.paint_glands(canvas, body, traits, pose, streams)
+    neck.paint_vessels(canvas, body, traits, streams)
     head.paint_skull(canvas, cavity, skull_mm, streams)
     brain.paint_brain(canvas, cavity, traits, streams)
-    spine.paint_spine(canvas)
+    spine.paint_spine(canvas, traits, streams)
+    head.paint_foramina(canvas)
     face.paint_orbits(canvas, body, streams)
-    face.paint_sinuses(canvas, traits, streams)
-    face.paint_nose(canvas, body, streams)
-    neck.paint_airway(canvas, body, traits, pose, streams)
-    lowered_mm = face.paint_mandible(canvas, body, pose, streams)
-    fillings = face.paint_teeth(canvas, body, lowered_mm, streams)
-    neck.paint_larynx(canvas, streams)
-    tumour.paint_tumour(canvas, body, traits, streams)
+    face.paint_sinuses(canvas, traits, pose, streams)
+    face.paint_nose(canvas, body, pose, streams)
+    neck.paint_airway(canvas, body, traits, pose, jaw, streams)
+    if traits.surgery == "flap":
+        face.paint_flap(canvas, body, traits, jaw)
+    face.paint_mandible(canvas, body, traits, jaw, streams)
+    fillings = face.paint_teeth(canvas, body, traits, jaw, streams)
+    neck.paint_larynx(canvas, traits, streams)
+    tumour.paint_tumour(canvas, body, traits, pose, streams)
     return Anatomy(canvas.values, canvas.label, body, canvas.organs, distance_to(fillings, canvas))
 
 
 def reference_position(grid: Grid, traits: Traits, pose: Pose, streams: Streams) -> tuple[np.ndarray, ...]:
-    """Each voxel's place (x, y, z) in the reference head: size, turn and bend of the neck, a smooth random warp."""
+    """Each voxel's place (x, y, z) in the reference patient: size, length of the neck, turn of the head, bend of the
+    neck, and a smooth random deformation, coarse and fine."""
     z, y, x = grid.mesh()
-    warp = [grid.smooth_noise(streams(f"warp {axis}"), 90) * mm for axis, mm in (("x", 2.2), ("y", 2.6), ("z", 2.2))]
+    warp = [traits.warp_mm * grid.smooth_noise(streams(f"warp {axis}"), 120)
+            + 0.3 * traits.warp_mm * grid.smooth_noise(streams(f"fine warp {axis}"), 50) for axis in "xyz"]
     turn = np.radians(traits.turn_degree) * np.clip((z + 110) / 80, 0, 1)  # the shoulders do not turn
     turned_x, turned_y = x * np.cos(turn) - y * np.sin(turn), x * np.sin(turn) + y * np.cos(turn)
-    bend = (traits.flexion_mm + pose.flexion_mm) * np.clip(-z / 100, 0, 2) ** 1.6
+    bent = np.clip(-z / 100, 0, 1.7) ** 1.6
     scale_x, scale_y, scale_z = traits.scale
-    return turned_x / scale_x + warp[0], turned_y / scale_y + bend + warp[1], z / scale_z + warp[2]
+    along = z / scale_z
+    along = np.where(along < -30, -30 + (along + 30) / traits.neck_length, along)
+    return (turned_x / scale_x + traits.tilt_mm * bent + warp[0],
+            turned_y / scale_y + (traits.flexion_mm + pose.flexion_mm) * bent + warp[1],
+            along + warp[2])
 
 
 def skull_thickness(canvas: Canvas, traits: Traits, streams: Streams) -> np.ndarray:
-    """Thickness of the vault [mm], thinner at the temples."""
-    thickness = traits.skull_mm + 0.8 * canvas.grid.smooth_noise(streams("skull thickness"), 55)
+    """Thickness of the vault [mm], thinner at the temples and in the base."""
+    thickness = traits.skull_mm + 1.0 * canvas.grid.smooth_noise(streams("skull thickness"), 55)
     temple = 1.5 * (np.abs(canvas.x) > 45) * np.clip((30 - np.abs(canvas.z - 20)) / 30, 0, 1)
-    return np.clip(thickness - temple, 3.2, 11).astype(np.float32)
+    base = np.clip((6 - canvas.z) / 12, 0, 1) * 0.45
+    return np.clip((thickness - temple) * (1 - base), 2.6, 11).astype(np.float32)
 
 
 def distance_to(points: list[tuple[float, float, float]], canvas: Canvas) -> np.ndarray | None:

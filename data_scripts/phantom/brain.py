@@ -23,10 +23,11 @@ from phantom.traits import Traits
 
 MAP_FILE = "mni_icbm152_{}_tal_nlin_sym_09a_converted.nii.gz"
 ATLAS_ORIGIN = (98, 134, 72)  # voxel of the anterior commissure; 1 mm voxels, axes right, front, up
-ATLAS_SCALE = 1.05  # the template is larger than the average brain (our choice)
+ATLAS_SCALE = 1.08  # the template is larger than the average brain (our choice)
 ATLAS_PITCH = math.radians(11)  # chin-up pose of a head mask against the template's AC-PC line (our choice)
 # The ear canal in the reference head (y, z) and in the template (front, up) [mm]
 EAR_CANAL, ATLAS_EAR_CANAL = (12.0, 0.0), (-26.0, -40.0)
+BRAIN_FLOOR_MM = -25.0  # the foramen magnum: below it the medulla is the cord's
 PAD = 40  # voxels of 1 mm around the template, so that distances reach the skin
 
 
@@ -93,10 +94,24 @@ def brain_outline(canvas: Canvas) -> np.ndarray:
     return sample(load_atlas().outline_mm, voxel, padding="border") / ATLAS_SCALE
 
 
+def own_brain(canvas: Canvas, traits: Traits, streams: Streams) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Template voxel of every position in *this* brain: finer deformation, larger or smaller ventricles."""
+    x, y, z = canvas.x, canvas.y, canvas.z
+    centre = head_point(0, -20, 12)
+    squared = ((x - centre[0]) / 26) ** 2 + ((y - centre[1]) / 40) ** 2 + ((z - centre[2]) / 26) ** 2
+    widening = (1 - 1 / traits.ventricles) * np.exp(-squared)
+    warp = [traits.brain_warp_mm * canvas.grid.smooth_noise(streams(f"brain {axis}"), 42) for axis in "xyz"]
+    return atlas_voxel(x - widening * (x - centre[0]) + warp[0], y - widening * (y - centre[1]) + warp[1],
+                       z - widening * (z - centre[2]) + warp[2])
+
+
 def paint_brain(canvas: Canvas, cavity: np.ndarray, traits: Traits, streams: Streams) -> None:
     """Dura, fluid, grey and white matter, brainstem, cerebellum, sinuses inside `cavity` (signed distance)."""
     atlas = load_atlas()
-    voxel = atlas_voxel(canvas.x, canvas.y, canvas.z)
+    slices = np.flatnonzero((cavity < 2).any(axis=(1, 2)))
+    if not slices.size:
+        return
+    voxel = own_brain(canvas, traits, streams)
     grey, white = sample(atlas.grey, voxel), sample(atlas.white, voxel)
     inside = np.clip(-cavity / 2, 0, 1).astype(np.float32)
     canvas.paint("dura", cavity)
@@ -106,6 +121,7 @@ def paint_brain(canvas: Canvas, cavity: np.ndarray, traits: Traits, streams: Str
     canvas.paint("grey matter", (0.5 - brain) * canvas.edge_mm, mask=inside)
     white_share = np.clip(white / np.maximum(grey + white, 1e-3), 0, 1) * (brain > 0.02)
     canvas.paint("white matter", (0.5 - white_share) * canvas.edge_mm, mask=inside * brain)
+    canvas.organ("Brain")[(cavity < -1.0 - traits.csf_mm) & (canvas.z > BRAIN_FLOOR_MM)] = True
     paint_hindbrain(canvas, brain, inside)
     paint_dural_sinuses(canvas, cavity, streams)
 

@@ -8,6 +8,7 @@ from phantom.tissues import TISSUE_ID
 
 LEFT, RIGHT = 1, -1
 SIDES = (RIGHT, LEFT)
+BLOCK = 4  # voxels per side of the blocks by which the box around a shape is found
 Point = tuple[float, float, float]  # (x, y, z) [mm]
 
 
@@ -42,32 +43,54 @@ def smooth_union(a, b, blend_mm: float) -> np.ndarray:
     return b + (a - b) * h - blend_mm * h * (1 - h)
 
 
+def block_extreme(extreme: np.ufunc, axis: np.ndarray) -> np.ndarray:
+    """Least or greatest value in each block of BLOCK x BLOCK x BLOCK voxels."""
+    for along in range(3):
+        axis = extreme.reduceat(axis, np.arange(0, axis.shape[along], BLOCK), axis=along)
+    return axis
+
+
 class Canvas:
-    """Volumes being painted: HU, T1c and T2w signal per voxel, the tissue label, and named organs.
+    """Volumes being painted: one per column of `signals` (HU first), the tissue label, and named organs.
 
     x, y, z: (z, y, x) each, the voxel's position in the *reference* head [mm]: shapes are drawn there, and the random
-    warp from patient to reference is what makes every patient different. signals: (tissue, 3) as painted.
+    warp from patient to reference is what makes every patient different. signals: (tissue, column) as painted.
     """
 
     def __init__(self, grid: Grid, signals: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray):
         self.grid, self.signals = grid, signals
         self.x, self.y, self.z = (np.ascontiguousarray(axis, dtype=np.float32) for axis in (x, y, z))
-        self.values = np.empty((3, *grid.shape), np.float32)
+        self.values = np.empty((signals.shape[1], *grid.shape), np.float32)
         self.values[:] = signals[TISSUE_ID["air"]][:, None, None, None]
         self.label = np.zeros(grid.shape, np.uint8)
         self.organs: dict[str, np.ndarray] = {}
         self.edge_mm = np.float32(np.mean(grid.spacing_mm))  # width of the partial-volume edge
-        grid_z, grid_y, grid_x = grid.mesh()
-        self.margin_mm = [float(np.abs(reference - voxel).max()) + 3 for reference, voxel in
-                          ((self.z, grid_z), (self.y, grid_y), (self.x, grid_x))]
+        self.lowest = [block_extreme(np.minimum, axis) for axis in (self.z, self.y, self.x)]
+        self.highest = [block_extreme(np.maximum, axis) for axis in (self.z, self.y, self.x)]
 
     def box(self, low: Point, high: Point) -> tuple[slice, slice, slice]:
-        """The voxels that a shape between two corners (x, y, z) of the reference head can reach."""
+        """The blocks of voxels that a shape between two corners (x, y, z) of the reference head can reach."""
+        near = np.ones(self.lowest[0].shape, bool)
+        for lowest, highest, first, last in zip(self.lowest, self.highest, reversed(low), reversed(high), strict=True):
+            near &= (highest > first - self.edge_mm) & (lowest < last + self.edge_mm)
         slices = []
-        for axis, first, last, margin in zip((self.grid.z_mm, self.grid.y_mm, self.grid.x_mm), reversed(low),
-                                             reversed(high), self.margin_mm, strict=True):
-            slices.append(slice(int(np.searchsorted(axis, first - margin)), int(np.searchsorted(axis, last + margin))))
+        for along, n in enumerate(self.grid.shape):
+            blocks = np.flatnonzero(near.any(axis=tuple({0, 1, 2} - {along})))
+            slices.append(slice(BLOCK * int(blocks[0]), min(BLOCK * int(blocks[-1] + 1), n)) if blocks.size
+                          else slice(0, 0))
         return tuple(slices)
+
+    def stretch_at(self, point: Point) -> float:
+        """Reference mm per mm of this patient near a point of the reference: what to multiply a radius by where an
+        organ's size does not follow the size of the head (the eye's, above all)."""
+        middle = [(low + high) / 2 for low, high in zip(self.lowest, self.highest, strict=True)]
+        nearest = np.argmin(sum((axis - mm) ** 2 for axis, mm in zip(middle, reversed(point), strict=True)))
+        index = np.unravel_index(nearest, middle[0].shape)
+        around = tuple(slice(max(i - 1, 0), i + 2) for i in index)
+        jacobian = [[np.gradient(axis[around], BLOCK * step, axis=along).mean() if axis[around].shape[along] > 1 else
+                     float(row == along) for along, step in enumerate(self.grid.spacing_mm)]
+                    for row, axis in enumerate(middle)]
+        return float(abs(np.linalg.det(np.array(jacobian, float))) ** (1 / 3))
 
     def paint(self, tissue: str, distance: np.ndarray, where=..., mask: np.ndarray | None = None,
               organ: str | None = None, edge_mm: float | None = None) -> None:
@@ -75,6 +98,10 @@ class Canvas:
 
         `where`: the box that `distance` covers. mask: full grid, 0..1, limits the paint. organ: also remember it.
         """
+        if organ:
+            self.organ(organ)
+        if not distance.size:  # the shape is outside the grid
+            return
         share = np.clip(np.float32(0.5) - distance / (edge_mm or self.edge_mm), 0, 1)
         if mask is not None:
             share = share * mask[where]
