@@ -40,8 +40,8 @@ class CbctSettings:
 
     Geometry as of that machine: source 1000 mm from the axis and 1500 mm from a detector 397 mm wide, 148 mm aside in a
     half-fan scan. In z the detector covers the whole volume (our choice; the real one covers 17 cm). All other values
-    our choice, set against the real scan in compare_catphan.py and for a raw CBCT 45-85 HU (MAE in the body) from its
-    CT, inside the 33-100 HU in print for head and neck. A pair (low, high) is drawn evenly for each scan.
+    our choice, set against the real scan in compare_catphan.py and for a cohort whose raw CBCTs lie, on average, inside
+    the 33-100 HU (MAE in the body) in print for head and neck; PHANTOM.md has the measured figures. A pair (low, high) is drawn evenly for each scan.
     """
 
     fan: str = "full"  # "full", or "half": detector aside, full circle, wide field
@@ -55,7 +55,7 @@ class CbctSettings:
     detector_width_mm: float = 397.0
     half_fan_offset_mm: float = 148.0
     detector_pixel: float = 0.6  # width at the isocentre, in voxels
-    photons_log10: tuple[float, float] = (4.2, 4.8)  # per view and mm2 at the isocentre, before the bowtie
+    photons_log10: tuple[float, float] = (4.6, 5.2)  # per view and mm2 at the isocentre, before the bowtie
     electronic_noise: float = 4.0  # standard deviation per pixel, in photons
     scatter_to_primary: tuple[float, float] = (0.25, 0.6)  # behind a wide slab of SLAB_MM of water
     scatter_left: tuple[float, float] = (0.03, 0.15)  # share that the imperfect correction leaves

@@ -38,13 +38,13 @@ class AnatomySettings:
     missing_teeth: tuple[float, float] = (0.0, 0.3)  # share of the teeth of those who have any
     filled_share: float = 0.55  # of the patients
     # from the planning scan to the day of the CBCT
-    jaw_sd_mm: float = 2.0
-    tongue_sd_mm: float = 1.5
-    flexion_change_sd_mm: float = 1.5
-    airway_sd: float = 0.12
-    weight_loss: tuple[float, float] = (0.0, 0.3)  # share of the subcutaneous fat
+    jaw_sd_mm: float = 1.2
+    tongue_sd_mm: float = 1.0
+    flexion_change_sd_mm: float = 0.8
+    airway_sd: float = 0.08
+    weight_loss: tuple[float, float] = (0.0, 0.15)  # share of the subcutaneous fat
     shrinkage: tuple[float, float] = (0.0, 0.15)  # of the tumour's radii
-    mucosa_sd_mm: float = 0.8  # swelling in nose and sinuses
+    mucosa_sd_mm: float = 0.5  # swelling in nose and sinuses
 
     def __post_init__(self):
         if len(self.site_shares) != len(SITES) or abs(sum(self.site_shares) - 1) > 1e-6:
