@@ -2,12 +2,14 @@
 
 PROFILE ?= laptop
 PHANTOM := data/phantom-$(PROFILE)
+GENERATOR = $(shell sed -n 's/^GENERATOR_VERSION = "\(.*\)"/\1/p' data_scripts/phantom/__init__.py)
 DATA ?= $(PHANTOM)
 override DATA := $(patsubst %/,%,$(DATA))
 RUN ?= runs/$(patsubst %-$(PROFILE),%,$(notdir $(DATA)))-$(PROFILE)
 CASES ?=
 SIZE ?=
 SEED ?= 0
+SETTINGS ?=
 JOBS ?=
 LAB ?=
 EXTRAS := notebooks,dose,phantom,dev
@@ -53,7 +55,7 @@ help:
 	@echo "  PROFILE=$(PROFILE)    smoke (minutes), laptop or paper (needs a GPU)"
 	@echo "  DATA=$(DATA)    folder of case folders"
 	@echo "  RUN=$(RUN)    folder of the results"
-	@echo "  CASES= SIZE= SEED=$(SEED) JOBS=    phantom: patients, pixels, random seed, processes (default: the profile's)"
+	@echo "  CASES= SIZE= SEED=$(SEED) JOBS= SETTINGS=    phantom: patients, pixels, random seed, processes, a copy of phantom.toml"
 
 run-all: data notebooks
 
@@ -75,13 +77,16 @@ $(READY): pyproject.toml constraints.txt
 # The phantom is made only where the default folder is empty; other folders are the user's, and are checked, not filled.
 data: $(READY)
 ifeq ($(DATA),$(PHANTOM))
-	@test -z "$(filter command environment,$(foreach name,CASES SIZE SEED,$(origin $(name))))" || test ! -f $(DATA)/dataset.json || { \
-	  echo "$(DATA) is there already, and CASES, SIZE or SEED would change it. Remove that folder first."; exit 1; }
+	@test -z "$(filter command environment,$(foreach name,CASES SIZE SEED SETTINGS,$(origin $(name))))" || test ! -f $(DATA)/dataset.json || { \
+	  echo "$(DATA) is there already, and CASES, SIZE, SEED or SETTINGS would change it. Remove that folder first."; exit 1; }
+	@test ! -f $(DATA)/dataset.json || grep -q '"generator_version": "$(GENERATOR)"' $(DATA)/dataset.json || { \
+	  echo "$(DATA) was made by another version of the phantom. Remove that folder: it is then made again."; exit 1; }
 	@test -f $(DATA)/dataset.json || { \
 	  cases=$(or $(CASES),$$($(VAELITE) config $(PROFILE) data.cases)) && \
 	  size=$(or $(SIZE),$$($(VAELITE) config $(PROFILE) data.size)) && \
 	  echo "Making $$cases phantom patients, $$size x $$size pixels, in $(DATA) ..." && \
-	  $(PY) data_scripts/make_phantom.py --cases "$$cases" --size "$$size" --seed $(SEED) --out $(DATA) $(if $(JOBS),--jobs $(JOBS)); }
+	  $(PY) data_scripts/make_phantom.py --cases "$$cases" --size "$$size" --seed $(SEED) --out $(DATA) $(if $(JOBS),--jobs $(JOBS)) \
+	    $(if $(SETTINGS),--settings $(SETTINGS)); }
 endif
 
 notebooks: $(READY)

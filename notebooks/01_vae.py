@@ -99,7 +99,7 @@ draw_modalities(picture, pixel_mm, held_out.mask[row])
 # **Predict.** Rank three faults by the error they add: a sixth of the views, no scatter correction, photon noise.
 
 # %%
-sys.path.append("data_scripts")                              # the generator stands beside the library, not in it
+sys.path.append("data_scripts")                              # the generator stands beside the library
 from phantom.cbct import IDEAL, CbctSettings, simulate_cbct
 from phantom.scans import draw_patient, inject, take_mr
 
@@ -134,14 +134,15 @@ explore(draw, "Which switch hurts most, and what is its sign in the picture: a c
 # the best scan is not free of error: its voxels blur every edge. A network that turns CBCT into CT has to undo all of
 # this at once, and nothing in the picture says which is which.
 #
-# MR has switches too. The contrast agent gadolinium shortens T1 where blood vessels leak: mucosa, glands, tumour.
+# MR has switches too. The contrast agent gadolinium shortens T1 where blood vessels leak: mucosa, glands, tumour. As on
+# a scanner, each volume is stored on its own grey scale: compare tissues within a picture, not between the two.
 
 # %%
 after, before = (take_mr(patient)["T1c"] for patient in (head, inject(head, dose=0.0)))
 shown = {title: to_unit(volume, "T1c", head.mask)[0][mouth][middle]
          for title, volume in (("before gadolinium", before), ("after", after))}
-draw_slices(shown, "T1c", head.grid.spacing_mm[2], f"T1 before and after gadolinium: the tumour ({head.traits.tumour_site}) lights up",
-            head.mask[mouth][middle])
+finding = f"Gadolinium lights up mucosa, glands and the tumour ({head.traits.tumour_site})"
+draw_slices(shown, "T1c", head.grid.spacing_mm[2], finding, head.mask[mouth][middle])
 
 # %% [markdown]
 # ## 2 · How many numbers?

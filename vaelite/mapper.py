@@ -56,7 +56,7 @@ class Block(nn.Module):
     def attend(self, x: Tensor) -> Tensor:
         """Every token reads every token, before and behind it: bidirectional."""
         q, k, v = rearrange(self.qkv(x), "b n (three a d) -> three b a n d", three=3, a=self.heads)
-        q, k = self.query_norm(q.float()), self.key_norm(k.float())
+        q, k = self.query_norm(q.float()), self.key_norm(k.float())    # norms carry the precision: keep them float32
         return self.attention_out(rearrange(F.scaled_dot_product_attention(q, k, v), "b a n d -> b n (a d)"))
 
 

@@ -130,7 +130,6 @@ def paint_hindbrain(canvas: Canvas, brain: np.ndarray, inside: np.ndarray) -> No
     x, y, z = canvas.x, canvas.y, canvas.z
     cerebellum = ellipsoid_distance(np.abs(x), y, z, head_point(-20, -62, -40), (34, 30, 22))
     grey = (brain > 0.5) & canvas.is_tissue("grey matter") & (cerebellum < 0)
-    canvas.label[grey] = 0  # repainted below, by its share
     canvas.paint("cerebellum", cerebellum, mask=(grey * inside * brain).astype(np.float32))
     stem = np.minimum(capsule_distance(x, y, z, head_point(0, -24, -10), head_point(0, -26, -22), 13, 14),
                       capsule_distance(x, y, z, head_point(0, -26, -24), head_point(0, -29, -42), 15, 13.5))

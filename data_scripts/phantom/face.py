@@ -127,7 +127,8 @@ def paint_nose(canvas: Canvas, body: np.ndarray, pose: Pose, streams: Streams) -
     bent = g.normal(0, 2.2)
     canvas.capsule("mucosa", (bent, -101, -8), (0.5 * bent, -42, -4), 1.9, stretch=(1, 1, 12), mask=under_skin)
     canvas.capsule("cartilage", (bent, -108, -8), (bent, -88, 0), 0.9, 1.0, (1, 1, 8), mask=under_skin)
-    canvas.capsule("cortical bone", (bent, -88, 0), (0.5 * bent, -44, -4), 1.1, stretch=(1, 1, 15))
+    thin = np.full(canvas.grid.shape, 0.3, np.float32)  # vomer and perpendicular plate: thinner than any voxel
+    canvas.capsule("cortical bone", (bent, -88, 0), (0.5 * bent, -44, -4), 1.1, stretch=(1, 1, 13), mask=thin)
     canvas.capsule("cortical bone", (0, -87, 26), (0, -97, 8), 3.2, 2.4, (1.5, 1, 1), mask=under_skin)
 
 

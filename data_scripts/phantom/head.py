@@ -1,6 +1,8 @@
 """The outline of the body, the skull around the brain, its base, and the ears."""
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 from phantom.grid import Streams
@@ -108,7 +110,8 @@ def paint_skull(canvas: Canvas, cavity: np.ndarray, skull_mm: np.ndarray, stream
         canvas.bone((58, 20, -6), (16, 0, 0), 11, 6, (1, 0.9, 0.85), shell_mm=4, side=side)  # petrous
         canvas.bone((57, 22, -4), (54, 20, -26), 11, 8, side=side)  # mastoid
         canvas.ellipsoid("air", (56, 22, -10), (9, 11, 15), bump=2.6 - 2.2 * np.abs(fine) - air, side=side)
-        canvas.capsule("air", (88, 12, 1), (48, 10, 1), 3.2, 2.6, side=side)  # ear canal
+        for start, end in pairwise([(88, 14, -2), (68, 9, 3), (48, 11, 0)]):  # the ear canal is bent
+            canvas.capsule("air", start, end, 2.9, 2.6, side=side)
         canvas.ellipsoid("air", (44, 10, 2), (3, 4, 6), side=side)  # middle ear
         canvas.ellipsoid("fluid", (33, 5, 2), (3.2, 3.2, 3), side=side)  # cochlea and vestibule
         canvas.capsule("csf", (28, 8, 2), (10, 9, 3), 2.6, 3.2, side=side)  # internal auditory canal

@@ -168,7 +168,7 @@ def paint_airway(canvas: Canvas, body: np.ndarray, traits: Traits, pose: Pose, j
                            point[2] + traits.larynx_mm * (-130 < point[2] < -80))
     tube = [(place(start), place(end), radius * soft(start), end_radius * soft(end), stretch)
             for start, end, radius, end_radius, stretch in AIRWAY]
-    for tissue, wall_mm in (("muscle", 5.0), ("mucosa", 2.4)):
+    for tissue, wall_mm in (("muscle", 4.6), ("mucosa", 1.7)):
         for start, end, radius, end_radius, stretch in tube[:4]:
             canvas.capsule(tissue, start, end, radius + wall_mm, end_radius + wall_mm, stretch, mask=inside)
     for start, end, radius, end_radius, stretch in tube[4:]:

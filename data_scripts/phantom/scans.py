@@ -14,6 +14,7 @@ import torch
 
 from phantom.anatomy import Anatomy, build_anatomy
 from phantom.cbct import simulate_cbct
+from phantom.composition import STORED_HU
 from phantom.conebeam import Surroundings
 from phantom.contours import body_mask, draw_structures
 from phantom.ct import scan_ct
@@ -106,15 +107,15 @@ def draw_patient(seed: int, index: int, size: int, settings: PhantomSettings = P
         structures = draw_structures(planned, grid)
         violations = tuple(check(structures, grid.spacing_mm))
         if fewest is None or len(violations) < len(fewest[-1]):
-            fewest = streams, traits, tissues, protocol, planned, structures, violations
+            fewest = attempt, streams, traits, tissues, protocol, planned, structures, violations
         if not violations:
             break
     if fewest is None:
         raise ValueError(f"seed {seed}, case {index}: no tumour in {MOST_ATTEMPTS} patients. Change the seed or "
                          "[anatomy].")
-    streams, traits, tissues, protocol, planned, structures, violations = fewest
+    redraws, streams, traits, tissues, protocol, planned, structures, violations = fewest
     around = beyond_the_field(grid, Grid.surroundings(size), traits, streams, tissues)
-    return Patient(grid, streams, traits, tissues, protocol, planned, body_mask(planned), structures, around, attempt,
+    return Patient(grid, streams, traits, tissues, protocol, planned, body_mask(planned), structures, around, redraws,
                    violations)
 
 
@@ -151,6 +152,8 @@ def textured_hu(anatomy: Anatomy, texture: dict[str, np.ndarray]) -> np.ndarray:
     hu += bone * 0.10 * hu * texture["slow"]
     lobules = anatomy.label == TISSUE_ID["parotid"]
     hu -= lobules * 22 * np.abs(texture["fine"])
+    dense = np.minimum(hu, STORED_HU)  # only metal is denser: the densest enamel is not to pass for it
+    hu = np.where(anatomy.label == TISSUE_ID["metal"], hu, dense)
     return np.where(anatomy.body > 0, anatomy.values[0], hu).astype(np.float32)
 
 

@@ -53,7 +53,7 @@ TISSUES = (
     of_material("white matter", -5, 4, 880, 70, 0.72, 0.008, 0, 0.82),
     of_material("csf", -6, 4, 4200, 1400, 1, 0, 0, 1),
     of_material("cortical bone", -300, 170, 400, 2, 0.1, 0, 0, 1),
-    of_material("spongy bone", 40, 110, 1100, 40, 0.4, 0.05, 0.55, 0.78),
+    of_material("spongy bone", 40, 110, 1100, 40, 0.62, 0.05, 0.55, 0.78),
     of_material("disc", 0, 10, 1150, 60, 0.7, 0.03, 0, 0.78),
     of_material("cartilage", 5, 25, 1200, 35, 0.6, 0.05, 0, 0.88),
     of_material("mucosa", 20, 8, 1350, 75, 0.85, 0.42, 0, 0.78),
