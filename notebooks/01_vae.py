@@ -106,14 +106,13 @@ from phantom.scans import draw_patient, inject, take_mr
 head = draw_patient(seed=0, index=1, size=96)
 mouth = slice(17, 23)                                        # slices of 5 mm
 hu, middle = head.planned.values[0][mouth], 3
-scatter_left = {"no scatter": None, "corrected": 0.15, "not corrected": 1.0}
+scatters = {"no scatter": (0.0, 0.0), "corrected": (0.5, 0.15), "not corrected": (0.5, 1.0)}    # per primary photon, left
 scans = {}                                                   # scanned once: the picture then follows the controls
-for scatter, left in scatter_left.items():
-    amount = 0.0 if left is None else 0.5                    # scattered photons per primary one behind 18 cm of water
+for scatter, (amount, left) in scatters.items():
     for views in (60, 120, 360):
         for noise in (False, True):
-            faults = {"scatter_to_primary": (amount, amount), "scatter_left": (left or 0.0, left or 0.0), "noise": noise}
-            settings = CbctSettings(**IDEAL | faults, views=views, arc_degree=360.0)
+            settings = CbctSettings(**IDEAL | {"scatter_to_primary": (amount, amount), "scatter_left": (left, left),
+                                               "noise": noise, "views": views, "arc_degree": 360.0})
             scans[scatter, views, noise] = simulate_cbct(hu, head.grid.spacing_mm, 0, settings)[middle]
 print(f"{len(scans)} scans of {hu.shape[0]} x {hu.shape[1]} x {hu.shape[2]} voxels")
 
@@ -126,7 +125,7 @@ def draw_scan(anatomy, scans, mask, pixel_mm, scatter, views, noise):
 
 draw = partial(draw_scan, hu[middle], scans, head.mask[mouth][middle], head.grid.spacing_mm[2])
 explore(draw, "Which switch hurts most, and what is its sign in the picture: a cup, streaks or grain?",
-        scatter=list(scatter_left), views=widgets.SelectionSlider(options=(60, 120, 360), value=360),
+        scatter=list(scatters), views=widgets.SelectionSlider(options=(60, 120, 360), value=360),
         noise=widgets.Checkbox(True))
 
 # %% [markdown]
