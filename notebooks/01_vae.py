@@ -101,12 +101,13 @@ draw_modalities(picture, pixel_mm, held_out.mask[row])
 # %%
 sys.path.append("data_scripts")                              # the generator stands beside the library
 from phantom.cbct import IDEAL, CbctSettings, simulate_cbct
-from phantom.scans import draw_patient, inject, take_mr
+from phantom.scans import draw_patient, inject
+from phantom.tissues import MODALITY_COLUMNS
 
 head = draw_patient(seed=0, index=1, size=96)
 mouth = slice(17, 23)                                        # slices of 5 mm
 hu, middle = head.planned.values[0][mouth], 3
-scatters = {"no scatter": (0.0, 0.0), "corrected": (0.5, 0.15), "not corrected": (0.5, 1.0)}    # per primary photon, left
+scatters = {"no scatter": (0.0, 0.0), "corrected": (0.5, 0.15), "not corrected": (0.5, 1.0)}    # to primary, left
 scans = {}                                                   # scanned once: the picture then follows the controls
 for scatter, (amount, left) in scatters.items():
     for views in (60, 120, 360):
@@ -133,14 +134,15 @@ explore(draw, "Which switch hurts most, and what is its sign in the picture: a c
 # the best scan is not free of error: its voxels blur every edge. A network that turns CBCT into CT has to undo all of
 # this at once, and nothing in the picture says which is which.
 #
-# MR has switches too. The contrast agent gadolinium shortens T1 where blood vessels leak: mucosa, glands, tumour. As on
-# a scanner, each volume is stored on its own grey scale: compare tissues within a picture, not between the two.
+# MR has switches too. The contrast agent gadolinium shortens T1 where blood vessels leak: mucosa, glands, tumour. Below,
+# the T1 signal of the same anatomy before any scanner, without and with it, on one grey scale.
 
 # %%
-after, before = (take_mr(patient)["T1c"] for patient in (head, inject(head, dose=0.0)))
-shown = {title: to_unit(volume, "T1c", head.mask)[0][mouth][middle]
-         for title, volume in (("before gadolinium", before), ("after", after))}
-finding = f"Gadolinium lights up mucosa, glands and the tumour ({head.traits.tumour_site})"
+t1c = MODALITY_COLUMNS.index("T1c")
+before, after = (patient.planned.values[t1c][mouth][middle] for patient in (inject(head, dose=0.0), head))
+signals = {"before gadolinium": before, "after": after, "what it adds": after - before}
+shown = {title: (2 * signal / after.max() - 1).clip(-1, 1) for title, signal in signals.items()}
+finding = f"What gadolinium lights up (tumour: {head.traits.tumour_site})"
 draw_slices(shown, "T1c", head.grid.spacing_mm[2], finding, head.mask[mouth][middle])
 
 # %% [markdown]
