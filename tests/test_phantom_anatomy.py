@@ -11,11 +11,11 @@ from phantom.contours import CTV_MARGIN_MM, STRUCTURES, body_mask, draw_structur
 from phantom.face import jaw_turn
 from phantom.grid import Grid, Streams
 from phantom.organ_volumes import (
-    ADULT_RANGES,
-    case_volumes_ml,
+    WHOLE_BRAIN,
     check,
     cohort_table,
     volumes_ml,
+    whole_brain_ml,
 )
 from phantom.shapes import capsule_distance, ellipsoid_distance
 from phantom.tissues import TISSUE_ID
@@ -200,8 +200,8 @@ def test_organ_volumes_are_those_of_adults(cohort):
 
 
 def test_the_whole_brain_is_an_adults():
-    known = ADULT_RANGES["Brain"]
-    assert all(known.lowest < case_volumes_ml(1, index)["Brain"] < known.highest for index in range(3))
+    volumes = [whole_brain_ml(Streams(1, index)) for index in range(3)]
+    assert all(WHOLE_BRAIN.lowest < volume < WHOLE_BRAIN.highest for volume in volumes)
 
 
 def test_the_check_names_what_is_wrong(cohort):

@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from phantom.ct import acquire_ct
+from phantom.anatomy import build_anatomy
+from phantom.ct import acquire_ct, scan_ct
 from phantom.grid import Grid, Streams
 from phantom.scans import (
     Patient,
@@ -21,13 +22,17 @@ from phantom.scans import (
     textured_hu,
 )
 from phantom.settings import PhantomSettings, RegistrationSettings
-from phantom.tissues import MODALITY_COLUMNS, TISSUE_ID, TISSUES
+from phantom.tissues import MODALITY_COLUMNS, TISSUE_ID, TISSUES, hu_column
+from phantom.traits import Pose
 from scipy.ndimage import binary_erosion, gaussian_filter
 from torch import nn
 
 SIZE = 64
 SETTINGS = PhantomSettings()
 ALIGNED = replace(SETTINGS, registration=RegistrationSettings(residual_mm=0.0))
+# What texture inside tissues and spread between patients must add to the error of a lookup. With one training patient
+# they add 9 HU for one label (89 against 80) and 11 HU for 27 labels (65 against 54).
+ADDED_HU = 5.0
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -67,7 +72,7 @@ def test_the_switch_is_the_residual_in_millimetres(residual_mm):
 
 
 def test_no_residual_gives_aligned_volumes(patients, scans):
-    """With the switch at 0 the MR's outline is the CT's; at 2 mm it is not."""
+    """With the switch at 0 the MR's outline is the CT's; at 4 mm it is not."""
     patient, settings = patients[0], replace(SETTINGS, mr=replace(SETTINGS.mr, susceptibility=False, ghost=(0, 0)))
 
     def overlap(residual_mm: float) -> float:
@@ -135,31 +140,27 @@ def normalised(volume: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return 100 * volume / np.percentile(volume[mask], 99)
 
 
-def a_cheat(patient: Patient, column: int, floor: float) -> np.ndarray:
-    """A phantom as it must not be: one value per tissue for all patients, and noise."""
-    value = np.array([tissue.hu for tissue in TISSUES])[patient.planned.label] if column == 0 else \
-        100 * np.array([tissue.t2_ms < 60 for tissue in TISSUES])[patient.planned.label]
+def ct_of_one_value_per_tissue(patient: Patient) -> np.ndarray:
+    """CT of a phantom as it must not be: the same anatomy, partial volume, scanner and noise, but each tissue has one
+    HU, everywhere and in all patients."""
+    painted = build_anatomy(patient.grid, patient.traits, Pose(), patient.streams, hu_column(TISSUES)).values[0]
+    return scan_ct(painted, patient.grid.spacing_mm, patient.streams("CT noise"), SETTINGS.ct, patient.around)
+
+
+def mr_of_one_value_per_tissue(patient: Patient) -> np.ndarray:
+    """One value per tissue for all patients and 1 % of noise [% of the range]."""
+    value = 100.0 * np.array([tissue.t2_ms < 60 for tissue in TISSUES])[patient.planned.label]
     noise = np.random.default_rng(0).standard_normal(patient.grid.shape)
-    return (np.clip(value, -1000, 3000) + floor * math.sqrt(math.pi / 2) * noise).astype(np.float32)
-
-
-def noise_floor(patient: Patient) -> float:
-    """Mean absolute noise of the patient's CT in the body [HU]: what no translator can go below."""
-    ideal = textured_hu(patient.planned, hu_texture(patient.grid, patient.streams))
-    noise = acquire_ct(ideal, patient.grid.spacing_mm, patient.streams("CT noise"), SETTINGS.ct,
-                       surroundings=patient.around).noise
-    return float(np.abs(noise[patient.mask]).mean())
+    return (value + math.sqrt(math.pi / 2) * noise).astype(np.float32)
 
 
 def test_ct_is_no_function_of_the_true_label(patients, scans):
-    """Labels of a voxel and its neighbours, learnt from other patients, leave far more than the noise."""
-    floor = noise_floor(patients[2])
+    """Partial volume and the scanner hide much of a CT from a lookup of labels; texture and patients hide more."""
     *train, test = (voxels(patient, scan["CT"]) for patient, scan in zip(patients, scans, strict=True))
-    voxel, network = per_voxel_error(train, test), network_error(train, test)
-    assert voxel > 3 * floor and network > 2 * floor, f"{voxel:.1f} and {network:.1f} HU, noise {floor:.1f} HU"
-    *train, test = (voxels(patient, a_cheat(patient, 0, floor)) for patient in patients)
-    cheat = per_voxel_error(train, test)
-    assert cheat < 1.5 * floor, f"a lookup must be caught: {cheat:.1f} HU, noise {floor:.1f} HU"
+    *cheat_train, cheat_test = (voxels(patient, ct_of_one_value_per_tissue(patient)) for patient in patients)
+    for error in (per_voxel_error, network_error):
+        real, cheat = error(train, test), error(cheat_train, cheat_test)
+        assert real > cheat + ADDED_HU, f"{error.__name__}: {real:.1f} HU, one value per tissue {cheat:.1f} HU"
 
 
 @pytest.mark.parametrize("modality", ["T1c", "T2w"])
@@ -168,7 +169,7 @@ def test_mr_is_no_function_of_the_true_label(patients, scans, modality):
                     for patient, scan in zip(patients, scans, strict=True))
     voxel, network = per_voxel_error(train, test), network_error(train, test)
     assert min(voxel, network) > 4.0, f"{voxel:.1f} and {network:.1f} % of the range"
-    *train, test = (voxels(patient, a_cheat(patient, 1, 1.0)) for patient in patients)
+    *train, test = (voxels(patient, mr_of_one_value_per_tissue(patient)) for patient in patients)
     assert per_voxel_error(train, test) < 2.0
 
 
@@ -258,8 +259,10 @@ def test_gadolinium_shows_where_it_went_and_nowhere_else(patients):
     holds_water = before.planned.values[MODALITY_COLUMNS.index("T1c")] > 0.05
     deep = {name: gaussian_filter((patient.planned.label == TISSUE_ID[name]).astype(np.float32), 0.7) > 0.99
             for name in ("muscle", "white matter")}
-    assert (gain["T1c"][took_up & holds_water] > -1e-6).all() and gain["T1c"].min() > -1e-3
-    assert all(gain["T1c"][inside].min() > 0 for inside in deep.values() if inside.any())
+    assert (gain["T1c"][took_up & holds_water] > 0).all() and gain["T1c"].min() > -1e-3
+    for name, inside in deep.items():
+        assert inside.any(), f"no voxel deep in {name}"
+        assert gain["T1c"][inside].min() > 0, name
     no_water = before.planned.values[MODALITY_COLUMNS.index("T1c")] == 0
     assert no_water.sum() > 10_000 and np.abs(gain["T1c"][no_water]).max() == 0
     no_uptake = patient.planned.label == TISSUE_ID["vitreous"]                           # water that the blood keeps from
@@ -269,8 +272,14 @@ def test_gadolinium_shows_where_it_went_and_nowhere_else(patients):
     assert gain["T1c"][patient.structures["GTV"]].mean() > 3 * gain["T1c"][deep["white matter"]].mean()
 
 
-def test_streams_are_independent():
-    """The order in which scans are taken changes none of them."""
+def test_the_order_of_the_scans_changes_none_of_them(patients, scans):
+    """The fixture took the CT first; here the MR comes before it and after it."""
+    before, ct, after = take_mr(patients[0], ALIGNED), take_ct(patients[0], ALIGNED), take_mr(patients[0], ALIGNED)
+    assert (ct == scans[0]["CT"]).all()
+    assert all((mr[name] == scans[0][name]).all() for mr in (before, after) for name in ("T1c", "T2w"))
+
+
+def test_each_name_has_a_stream_of_its_own():
     g, h = Streams(0, 1, 0), Streams(0, 1, 0)
     g("CT noise").random(5)
     assert g("T1c scan").random() == h("T1c scan").random() != h("T2w scan").random()
