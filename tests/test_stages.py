@@ -20,7 +20,7 @@ from vaelite.runs import open_run
 from vaelite.slices import load_slices
 from vaelite.stages import (choose_decoders, evaluate, finetune_decoder, load_mapper, load_translator, train_mapper,
                             train_unet, train_vae)
-from vaelite.train import FitConfig, draw_pairs, fit
+from vaelite.train import FitConfig, draw_pairs, fit, has_bf16
 from vaelite.translate import translate
 from vaelite.volumes import load_volume
 
@@ -243,6 +243,14 @@ def test_fit_stops_at_a_loss_that_is_no_number():
     with pytest.raises(VaeliteError, match="step 3"):
         fit(model, batch_loss, FitConfig(steps=10))
     assert all(torch.isfinite(p).all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_fit_records_whether_it_computed_in_bfloat16(wanted):
+    """Only where it was asked for and the processor can."""
+    model = torch.nn.Linear(1, 1)
+    result = fit(model, lambda: {"loss": model(torch.ones(1, 1)).square().sum()}, FitConfig(steps=1, bf16=wanted))
+    assert result.bf16 == (wanted and has_bf16("cpu"))
 
 
 def test_command_line_reports_one_line_for_bad_input(tmp_path, capsys):

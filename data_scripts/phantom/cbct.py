@@ -19,7 +19,7 @@ from scipy.ndimage import binary_fill_holes, gaussian_filter
 from torch import Tensor
 
 from phantom.beam import Beam
-from phantom.composition import split_materials
+from phantom.composition import check_kvp, split_materials
 from phantom.conebeam import (
     EVERYWHERE,
     ConeBeam,
@@ -41,7 +41,8 @@ class CbctSettings:
     Geometry as of that machine: source 1000 mm from the axis and 1500 mm from a detector 397 mm wide, 148 mm aside in a
     half-fan scan. In z the detector covers the whole volume (our choice; the real one covers 17 cm). All other values
     our choice, set against the real scan in compare_catphan.py and for a cohort whose raw CBCTs lie, on average, inside
-    the 33-100 HU (MAE in the body) in print for head and neck; PHANTOM.md has the measured figures. A pair (low, high) is drawn evenly for each scan.
+    the 33-100 HU (MAE in the body) in print for head and neck; PHANTOM.md has the measured figures. A pair (low, high)
+    is drawn evenly for each scan.
     """
 
     fan: str = "full"  # "full", or "half": detector aside, full circle, wide field
@@ -77,6 +78,9 @@ class CbctSettings:
             raise ValueError(f"CBCT: a half-fan scan needs arc_degree = 360, not {self.arc_degree:g}")
         if self.views < 1:
             raise ValueError(f"CBCT views = {self.views}: at least 1")
+        if self.detector_pixel <= 0:
+            raise ValueError(f"CBCT detector_pixel = {self.detector_pixel:g}: expected more than 0 voxels")
+        check_kvp(self.kvp)
 
     @property
     def beam(self) -> Beam:

@@ -75,6 +75,7 @@ METAL_G_CM3 = 8.3  # a cobalt-chromium crown; iron lies between the two elements
 BONE_STARTS_HU, BONE_IS_PURE_HU = 100.0, 1600.0  # between them a voxel is part water, part bone (our choice)
 CT_KVP = 120.0
 FILTER_MM_AL = 6.0  # of the CT; with the next line SpekPy gives a mean of 77 keV, as here
+KVP_LIMITS = (40.0, 150.0)  # what the attenuation table holds
 HARDENED_BY_MM = 200.0  # of water: the beam for which HU are defined
 
 
@@ -82,6 +83,12 @@ def mass_attenuation(composition: dict[str, float], energy_kev: np.ndarray) -> n
     """{element: mass fraction} at energies (e,) -> (e,) [cm2/g], log-log interpolated."""
     table = sum(share * np.array(ELEMENT_CM2_G[element]) for element, share in composition.items())
     return np.exp(np.interp(np.log(energy_kev), np.log(ENERGY_KEV), np.log(table)))
+
+
+def check_kvp(kvp: float) -> None:
+    """Raises ValueError for a tube voltage that `spectrum` cannot give."""
+    if not KVP_LIMITS[0] <= kvp <= KVP_LIMITS[1]:
+        raise ValueError(f"kvp = {kvp:g}: expected {KVP_LIMITS[0]:g} to {KVP_LIMITS[1]:g}")
 
 
 def spectrum(kvp: float, filter_mm_al: float) -> tuple[np.ndarray, np.ndarray]:

@@ -16,7 +16,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from phantom.beam import Beam
-from phantom.composition import CT_KVP, FILTER_MM_AL, STORED_HU, split_materials
+from phantom.composition import CT_KVP, FILTER_MM_AL, STORED_HU, check_kvp, split_materials
 from phantom.conebeam import ConeBeam, Surroundings, forward_project, reconstruct_fdk, surroundings_paths
 
 FAR_AWAY_MM = 1e7
@@ -41,39 +41,38 @@ class CtSettings:
     noise: bool = True
     streaks: bool = True
 
+    def __post_init__(self):
+        check_kvp(self.kvp)
+        if self.views < 1:
+            raise ValueError(f"CT views = {self.views}: at least 1")
+
 
 @dataclass(frozen=True)
 class CtScan:
-    """Parts of one scan, (z, y, x) [HU]: the picture without noise and metal, noise, what metal adds; hu: their sum."""
+    """One scan, (z, y, x) [HU], and the noise and what metal adds in it."""
 
-    tissue: np.ndarray
     noise: np.ndarray
     streaks: np.ndarray
     hu: np.ndarray
 
 
 def scan_ct(hu: np.ndarray, spacing_mm: tuple[float, float, float], random: int | np.random.Generator = 0,
-            settings: CtSettings = CtSettings(), metal: np.ndarray | None = None,
-            surroundings: Surroundings | None = None, device: str | None = None) -> np.ndarray:
-    """Ideal HU (z, y, x), spacing (dz, dy, dx) -> CT (z, y, x) float32 [HU], -1024..3071.
+            settings: CtSettings = CtSettings(), surroundings: Surroundings | None = None,
+            device: str | None = None) -> np.ndarray:
+    """Ideal HU (z, y, x), metal marked with METAL_HU, spacing (dz, dy, dx) -> CT (z, y, x) float32 [HU], -1024..3071.
 
-    metal: the share of each voxel that metal fills; by default read from `hu`, where it is marked with METAL_HU.
     surroundings: the patient beyond the volume, for the noise behind shoulders.
     """
-    return acquire_ct(hu, spacing_mm, random, settings, metal, surroundings, device).hu
+    return acquire_ct(hu, spacing_mm, random, settings, surroundings, device).hu
 
 
 def acquire_ct(hu: np.ndarray, spacing_mm: tuple[float, float, float], random: int | np.random.Generator = 0,
-               settings: CtSettings = CtSettings(), metal: np.ndarray | None = None,
-               surroundings: Surroundings | None = None, device: str | None = None) -> CtScan:
+               settings: CtSettings = CtSettings(), surroundings: Surroundings | None = None,
+               device: str | None = None) -> CtScan:
     """`scan_ct` with its parts."""
     generator = np.random.default_rng(random)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     parts = split_materials(hu)
-    if metal is not None:
-        if metal.shape != hu.shape:
-            raise ValueError(f"CT: metal has shape {metal.shape}, the volume {hu.shape}; they must agree")
-        parts[2] = metal
     filled = parts[2] > 0
     tissue = gaussian_filter(np.where(filled, np.minimum(hu, TOOTH_HU), hu), settings.blur_voxels).astype(np.float32)
     scan = parallel_beam(hu.shape, spacing_mm, settings)
@@ -91,7 +90,7 @@ def acquire_ct(hu: np.ndarray, spacing_mm: tuple[float, float, float], random: i
     if settings.noise:
         noise_mm = noise_of(path_mm, photons, generator, settings)
         noise = 1000 * back_project(noise_mm, spacing_mm, hu.shape, scan, settings)
-    return CtScan(tissue, noise, streaks, np.clip(tissue + noise + streaks, LOWEST_HU, STORED_HU).astype(np.float32))
+    return CtScan(noise, streaks, np.clip(tissue + noise + streaks, LOWEST_HU, STORED_HU).astype(np.float32))
 
 
 def parallel_beam(shape: tuple[int, int, int], spacing_mm: tuple[float, float, float],

@@ -66,6 +66,10 @@ class MrSettings:
     full_scale: tuple[float, float] = (300.0, 2500.0)  # stored value of the 99.5th percentile
     window: tuple[float, float] = (1.0, 1.5)  # where the stored values saturate, over that percentile
 
+    def __post_init__(self):
+        if min(self.slice_mm) <= 0:
+            raise ValueError(f"MR slice_mm = {list(self.slice_mm)}: expected more than 0 mm")
+
 
 @dataclass(frozen=True)
 class MrProtocol:

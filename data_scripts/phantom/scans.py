@@ -177,7 +177,6 @@ def take_mr(patient: Patient, settings: PhantomSettings = PhantomSettings()) -> 
     grid, streams = patient.grid, patient.streams
     columns = dict(zip(MODALITY_COLUMNS, patient.planned.values, strict=True))
     metal_mm = patient.planned.metal
-    far = np.full(grid.shape, 1e3, np.float32)
     is_air = (patient.planned.label == TISSUE_ID["air"]).astype(np.float32)
     common = grid.smooth_noise(streams("MR texture"), 11)
     volumes = {}
@@ -185,12 +184,12 @@ def take_mr(patient: Patient, settings: PhantomSettings = PhantomSettings()) -> 
         own = grid.smooth_noise(streams(f"{modality} texture"), 9)
         own += 0.7 * grid.smooth_noise(streams(f"{modality} drift"), 45)
         texture = np.clip(1 + settings.mr.texture * (0.7 * common + own) / 1.4, 0.5, 1.5)
-        ideal = np.stack([columns[modality] * texture, columns[f"{modality} fat"] * texture, is_air,
-                          far if metal_mm is None else metal_mm])
-        signal, fat, air, metal = misregister(ideal, grid, streams(f"{modality} registration"),
-                                              settings.registration.residual_mm)
+        ideal = [columns[modality] * texture, columns[f"{modality} fat"] * texture, is_air]
+        ideal += [] if metal_mm is None else [metal_mm]
+        signal, fat, air, *metal = misregister(np.stack(ideal), grid, streams(f"{modality} registration"),
+                                               settings.registration.residual_mm)
         volumes[modality] = acquire(signal, fat, modality, grid, streams, patient.protocol, settings.mr,
-                                    None if metal_mm is None else metal, air > 0.5)
+                                    metal[0] if metal else None, air > 0.5)
     return volumes
 
 

@@ -1,6 +1,7 @@
 """Every switch of the phantom, read from phantom.toml."""
 from __future__ import annotations
 
+import math
 import tomllib
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -43,7 +44,8 @@ class PhantomSettings:
 def load_settings(path: str | Path = SHIPPED) -> PhantomSettings:
     """Settings from a TOML file; what it leaves out keeps its default.
 
-    Raises ValueError for a file that is missing or no TOML, an unknown table or key, and a value of another kind.
+    Raises ValueError for a file that is missing or no TOML, an unknown table or key, and a value of another
+    kind or without sense.
     """
     path = Path(path)
     if not path.is_file():
@@ -87,6 +89,8 @@ def like(default, value, where: str):
             raise ValueError(f"{where} = {value}: a pair is [low, high]")
         return pair
     if isinstance(default, float) and isinstance(value, int | float) and not isinstance(value, bool):
+        if not math.isfinite(value):
+            raise ValueError(f"{where} = {value}: expected a finite number")
         return float(value)
     if type(value) is type(default):
         return value

@@ -51,8 +51,8 @@ class AnatomySettings:
             raise ValueError(f"site_shares = {self.site_shares}: give {len(SITES)} shares that sum to 1, one for each "
                              f"of {', '.join(SITES)}")
         if min(self.flap_share, self.neck_dissection_share) < 0 or self.flap_share + self.neck_dissection_share > 1:
-            raise ValueError(f"flap_share = {self.flap_share} and neck_dissection_share = {self.neck_dissection_share}: "
-                             "give shares from 0 that sum to 1 at most")
+            raise ValueError(f"flap_share = {self.flap_share} and neck_dissection_share = "
+                             f"{self.neck_dissection_share}: give shares from 0 that sum to 1 at most")
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@
 
 A cohort on which 8 patients do as well as 64 cannot tell methods apart. Each network gets the same number of steps,
 whatever the number of patients, and is tested on the same 20 patients, the cohort's last. Finished runs are kept in a
-.json beside the figure; with `--require`, the exit status is 1 unless the error falls by 10 % from 8 to 32 patients and
-by more than two standard errors of the difference from 32 to 64.
+.json beside the figure, for the same data and training only; with `--require`, the exit status is 1 unless the error
+falls by 10 % from 8 to 32 patients and by more than two standard errors of the difference from 32 to 64.
 """
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from vaelite.cases import Case, load_cases  # noqa: E402
+from vaelite.cases import Case, data_fingerprint, load_cases  # noqa: E402
 from vaelite.intensity import hu_to_unit, mr_scale, mr_to_unit  # noqa: E402
 
 PATIENTS, SEEDS, TEST_PATIENTS = (8, 32, 64), (0, 1, 2), 20
@@ -119,6 +119,15 @@ def verdict(results: dict[str, dict[str, float]]) -> tuple[str, bool]:
     return text, bool(first >= 0.10 and steps.mean() > 2 * error)
 
 
+def kept_results(store: Path, recipe: dict) -> dict[str, dict[str, float]]:
+    """{seed: {training patients: test MAE [HU]}} of earlier runs; none if they had other data or another training."""
+    kept = json.loads(store.read_text()) if store.is_file() else {}
+    if kept and kept.get("recipe") != recipe:
+        print(f"{store} is of other data or another training: starting anew", flush=True)
+        return {}
+    return kept.get("results", {})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path, help="a cohort of at least 84 cases, 64 x 64 pixels")
@@ -129,12 +138,14 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     cases = load_cases(options.folder)
-    if len(cases) < max(PATIENTS) + TEST_PATIENTS:
-        sys.exit(f"{options.folder} has {len(cases)} cases: {max(PATIENTS) + TEST_PATIENTS} are needed")
+    if not 1 <= min(options.patients) <= max(options.patients) <= len(cases) - TEST_PATIENTS:
+        sys.exit(f"--patients {' '.join(map(str, options.patients))}: {options.folder} has {len(cases)} cases, of which "
+                 f"{TEST_PATIENTS} are for testing; give 1 to {len(cases) - TEST_PATIENTS}")
     patients = [slices(case) for case in cases]
     pool, held_out = patients[:-TEST_PATIENTS], patients[-TEST_PATIENTS:]
     store = options.figure.with_suffix(".json")
-    results = json.loads(store.read_text()) if store.is_file() else {}
+    recipe = {"data": data_fingerprint(options.folder), "steps": STEPS, "batch": BATCH, "learning_rate": LEARNING_RATE}
+    results = kept_results(store, recipe)
     for seed in options.seeds:
         run = results.setdefault(str(seed), {})
         order = np.random.default_rng(seed).permutation(len(pool))      # nested: the 8 are among the 32
@@ -145,7 +156,7 @@ def main() -> None:
             run[str(n)] = test_mae_hu(train([pool[i] for i in order[:n]], seed), held_out)
             seconds = time.perf_counter() - started
             print(f"seed {seed}  {n:3d} patients  {run[str(n)]:.1f} HU  {seconds:.0f} s", flush=True)
-            store.write_text(json.dumps(results, indent=2) + "\n")
+            store.write_text(json.dumps({"recipe": recipe, "results": results}, indent=2) + "\n")
     draw(results, options.folder.name).savefig(options.figure, dpi=120)
     complete = {seed: run for seed, run in results.items() if {"8", "32", "64"} <= set(run)}
     if not complete:
