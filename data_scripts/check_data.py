@@ -3,8 +3,8 @@
     python data_scripts/check_data.py data/phantom
     python data_scripts/check_data.py data/openkbp --sheet openkbp.png --show pt_201 pt_202
 
-Reads any folder of case folders, the phantom's or an importer's. The six are evenly chosen, unless `--show` names others.
-A flag at a case's end says what to look at; it is no error.
+Reads any folder of case folders, the phantom's or an importer's. The six are evenly chosen, unless `--show` names
+others. A flag at a case's end says what to look at; it is no error.
 """
 from __future__ import annotations
 

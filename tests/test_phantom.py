@@ -236,7 +236,7 @@ def test_the_volume_table_is_of_the_cases_as_exported(small_set, capsys):
     cases = load_cases(small_set)
     millilitres = [case.structures()["Mandible"].sum() * np.prod(case.spacing_mm) / 1000 for case in cases]
     assert float(rows["Mandible"][1]) == pytest.approx(np.mean(millilitres), abs=0.01)
-    assert "GTV" not in rows and "Brain" not in rows                                     # no range, and cut by the field
+    assert "GTV" not in rows and "Brain" not in rows                                    # no range, and cut by the field
 
 
 def test_the_volume_table_refuses_a_folder_without_data(tmp_path):

@@ -4,9 +4,9 @@ Origin of the numbers. HU: the composition's, from `composition.py`, plus what t
 (thyroid), fatty lobules or the pores of bone and teeth, our choice. T1, T2 at 3 T lie between those of
 Wansapura 1999, Stanisz 2005 and de Bazelaire 2004 where these measured the tissue (fat, muscle, grey and white matter,
 cartilage, nerve, cord, blood); T1 at 1.5 T is T1 at 3 T times the ratio of the two in Stanisz 2005 (muscle 0.71, white
-matter 0.82, cord, nerve and blood 0.75, cartilage 0.88), in de Bazelaire 2004 for fat (0.90), or by our choice: 0.75 for
-grey matter, 0.95 for necrosis, 1 for watery fluids, cortical bone and teeth, 0.78 elsewhere. All other T1, T2, and every
-PD, fat share, gadolinium concentration and texture strength are our choice. A teaching table, not a reference.
+matter 0.82, cord, nerve and blood 0.75, cartilage 0.88), in de Bazelaire 2004 for fat (0.90), or by our choice: 0.75
+for grey matter, 0.95 for necrosis, 1 for watery fluids, cortical bone and teeth, 0.78 elsewhere. All other T1, T2, and
+every PD, fat share, gadolinium concentration and texture strength are our choice. A teaching table, not a reference.
 """
 from __future__ import annotations
 

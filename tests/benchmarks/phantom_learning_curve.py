@@ -139,8 +139,8 @@ def main() -> None:
     torch.set_num_threads(1)
     cases = load_cases(options.folder)
     if not 1 <= min(options.patients) <= max(options.patients) <= len(cases) - TEST_PATIENTS:
-        sys.exit(f"--patients {' '.join(map(str, options.patients))}: {options.folder} has {len(cases)} cases, of which "
-                 f"{TEST_PATIENTS} are for testing; give 1 to {len(cases) - TEST_PATIENTS}")
+        sys.exit(f"--patients {' '.join(map(str, options.patients))}: {options.folder} has {len(cases)} cases, "
+                 f"{TEST_PATIENTS} of them for testing; give 1 to {len(cases) - TEST_PATIENTS}")
     patients = [slices(case) for case in cases]
     pool, held_out = patients[:-TEST_PATIENTS], patients[-TEST_PATIENTS:]
     store = options.figure.with_suffix(".json")
