@@ -130,7 +130,7 @@ def kept_results(store: Path, recipe: dict) -> dict[str, dict[str, float]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("folder", type=Path, help="a cohort of at least 84 cases, 64 x 64 pixels")
+    parser.add_argument("folder", type=Path, help="a cohort of 64 x 64 pixels: 84 cases for all of the curve")
     parser.add_argument("--figure", type=Path, default=Path("learning_curve.png"))
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
     parser.add_argument("--patients", type=int, nargs="+", default=list(PATIENTS), help="training patients")
@@ -138,9 +138,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     cases = load_cases(options.folder)
-    if not 1 <= min(options.patients) <= max(options.patients) <= len(cases) - TEST_PATIENTS:
-        sys.exit(f"--patients {' '.join(map(str, options.patients))}: {options.folder} has {len(cases)} cases, "
-                 f"{TEST_PATIENTS} of them for testing; give 1 to {len(cases) - TEST_PATIENTS}")
+    if min(options.patients) < 1 or max(options.patients) + TEST_PATIENTS > len(cases):
+        sys.exit(f"--patients {' '.join(map(str, options.patients))}: from 1 on, and together with the {TEST_PATIENTS} "
+                 f"for testing no more than the {len(cases)} cases of {options.folder}")
     patients = [slices(case) for case in cases]
     pool, held_out = patients[:-TEST_PATIENTS], patients[-TEST_PATIENTS:]
     store = options.figure.with_suffix(".json")
