@@ -30,9 +30,9 @@ from torch import nn
 SIZE = 64
 SETTINGS = PhantomSettings()
 ALIGNED = replace(SETTINGS, registration=RegistrationSettings(residual_mm=0.0))
-# What texture inside tissues and spread between patients must add to the error of a lookup. With one training patient
-# they add 9 HU for one label (89 against 80) and 11 HU for 27 labels (65 against 54).
-ADDED_HU = 5.0
+# What texture inside tissues and spread between patients must add to the error of a lookup. Measured: 6 HU for one
+# label (81 against 75) and 11 HU for 27 labels (60 against 49).
+ADDED_HU = 3.0
 
 
 @pytest.fixture(scope="module", autouse=True)
