@@ -45,7 +45,7 @@ from vaelite.cases import load_cases
 from vaelite.explore import explore, show_source
 from vaelite.figures import (draw_components, draw_latent_map, draw_modalities, draw_quality, draw_reconstruction,
                              draw_slices, draw_training)
-from vaelite.intensity import MODALITIES, hu_to_unit, to_unit
+from vaelite.intensity import MODALITIES, hu_to_unit
 from vaelite.losses import kl_divergence
 from vaelite.profiles import profile
 from vaelite.runs import open_run

@@ -11,6 +11,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 for folder in (ROOT, ROOT / "data_scripts"):
@@ -20,6 +21,15 @@ for folder in (ROOT, ROOT / "data_scripts"):
 TINY_SHAPE = (8, 32, 32)  # z y x
 TINY_SPACING_MM = (3.0, 2.0, 2.0)
 TINY_STRUCTURES = ("PTV", "SpinalCord")
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """As in the generator's workers: small grids gain nothing from more threads, and a busy machine loses a lot."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def write_nifti(path: Path, array_zyx: np.ndarray, spacing_mm=TINY_SPACING_MM, origin_ras_mm=(31.0, 31.0, 0.0)) -> Path:

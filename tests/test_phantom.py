@@ -12,7 +12,6 @@ import nibabel as nib
 import numpy as np
 import pytest
 import tomllib
-import torch
 from case_folder import write_case, write_dataset
 from check_data import describe, draw_contact_sheet, table
 from make_phantom import make_cohort, planned_cases, split_sizes
@@ -25,13 +24,7 @@ SCRIPTS = Path(__file__).parents[1] / "data_scripts"
 SIZE = 64
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """As in the generator's workers: small grids gain nothing from more threads, and a busy machine loses a lot."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

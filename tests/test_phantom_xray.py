@@ -39,13 +39,7 @@ SHORT_SCAN = replace(FULL_CIRCLE, arc_degree=200.0)
 HALF_FAN = replace(FULL_CIRCLE, fan="half")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """As in the generator's workers: small grids gain nothing from more threads, and a busy machine loses a lot."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def plane(size: int = 64, step_mm: float = 4.0) -> tuple[np.ndarray, np.ndarray]:

@@ -2,8 +2,9 @@
 
 A mapped latent is not a true one: the stage-1 decoder draws its errors faithfully. Here a copy of that decoder learns
 to draw the target from mapped latents, with the source slice at hand for the detail that 8 x or 16 x compression lost.
-Every added network starts silent, so fine-tuning starts in closed form: at the best linear blend (least squares, one 3 x 3
-filter each) of the stage-1 decode and the source slice. From CBCT to CT it keeps much of the source, from MR to CT hardly any.
+Again a linear path in closed form carries most: a blend of the mapped latent's linear decode and the source slice (least
+squares, one 3 x 3 filter each). From CBCT to CT it keeps much of the source, from MR to CT hardly any. Every added network
+starts silent, so fine-tuning starts at this blend plus the stage-1 decoder's detail.
 All this guidance is our choice; the paper says only that the decoder is fine-tuned.
 """
 from __future__ import annotations

@@ -63,7 +63,12 @@ def load_slices(cases: list[Case], size: int, skip_empty: bool = True) -> SliceS
 
 def thinned(slices: SliceSet, at_most: int) -> SliceSet:
     """Every n-th slice, so that no more than `at_most` are left and all patients stay represented."""
-    rows = torch.arange(0, len(slices), max(1, -(-len(slices) // at_most)))
+    return every_nth(slices, max(1, -(-len(slices) // at_most)))
+
+
+def every_nth(slices: SliceSet, n: int) -> SliceSet:
+    """Slices 0, n, 2n, ..."""
+    rows = torch.arange(0, len(slices), n)
     return replace(slices, x=slices.x[rows], have=slices.have[rows], mask=slices.mask[rows], case=slices.case[rows])
 
 

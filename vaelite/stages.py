@@ -20,7 +20,7 @@ from .mapper import LatentMapper, MapperConfig
 from .probes import direction_errors
 from .profiles import Config, from_knobs, knobs, like
 from .runs import Run
-from .slices import SliceSet, load_slices, thinned
+from .slices import SliceSet, every_nth, load_slices
 from .train import FitResult, PrintProgress, directions, draw_pairs, draw_slices, fit
 from .translate import DECODERS, Translator
 from .vae import VAE, VAEConfig
@@ -115,9 +115,10 @@ def finetune_decoder(cfg: Config, cases: list[Case], run: Run, on_step: OnStep |
     for s, t in directions(slices.have):                     # closed form, before any step
         rows = (slices.have[:, s] & slices.have[:, t]).nonzero()[:, 0]
         rows = rows[torch.randperm(len(rows), generator=generator)[:48]]
-        mapped, draft, x, wanted = mapped_pair(rows, torch.full_like(rows, s), torch.full_like(rows, t), torch.zeros_like(rows))
-        with torch.no_grad():                                # the blend explains what the stage-1 decoder leaves over
-            decoder.fit_blend(draft, x, wanted - vae.decoder(mapped), slices.mask[rows].to(device), s, t)
+        source, target = torch.full_like(rows, s), torch.full_like(rows, t)
+        mapped, draft, x, wanted = mapped_pair(rows, source, target, torch.zeros_like(rows))
+        rest = wanted - vae.decoder(mapped)                  # what the stage-1 decoder's detail leaves to the blend
+        decoder.fit_blend(draft, x, rest, slices.mask[rows].to(device), s, t)
 
     def batch_loss() -> dict[str, Tensor]:
         rows, source, target = draw_pairs(slices.have, cfg.decoder_fit.batch, generator)
@@ -266,8 +267,7 @@ def choose_decoders(translator: Translator, slices: SliceSet) -> tuple[dict[str,
 
 def stage_slices(cfg: Config, cases: list[Case], name: str) -> SliceSet:
     """Every n-th slice of one split, n = data.slice_step: the same slices for every network."""
-    slices = load_slices(split(cases, name), cfg.data.size)
-    return thinned(slices, -(-len(slices) // cfg.data.slice_step))
+    return every_nth(load_slices(split(cases, name), cfg.data.size), cfg.data.slice_step)
 
 
 def mirrored(x: Tensor, mirror: Tensor) -> Tensor:

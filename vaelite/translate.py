@@ -18,6 +18,7 @@ from .volumes import Volume
 
 DECODERS = ("mapped", "blended", "finetuned")                # what "vaelite" chooses from, per direction, on validation
 METHODS = ("vaelite", "unet", "ridge", "copy", *DECODERS)
+BATCH = 8                                                    # slices at a time: a quarter faster on a CPU than 16
 MR_OUTPUT_RANGE = (0.0, 1000.0)                              # a translated MR has no unit; this range is our choice
 
 
@@ -35,11 +36,12 @@ class Translator:
     pairs: tuple[tuple[str, str], ...] | None = None         # the directions that had training pairs; None: all
 
     @torch.no_grad()
-    def slices(self, x: Tensor, source: str, target: str, method: str = "vaelite", batch: int = 8) -> Tensor:
+    def slices(self, x: Tensor, source: str, target: str, method: str = "vaelite", batch: int = BATCH) -> Tensor:
         """Translate slices x (n, 1, h, w) in [-1, 1] from `source` to `target` -> (n, 1, h, w) in [-1, 1].
 
-        method: "vaelite" (the one of DECODERS that validation chose), "mapped" (stage-1 decoder), "blended" (the
-        same with its linear part mixed with the source in closed form), "finetuned" (stage 3), "ridge" (the mapper's linear start), "unet", "copy".
+        method: "vaelite" (the one of DECODERS that validation chose), "mapped" (stage-1 decoder), "blended" (the same
+        with its linear part mixed with the source in closed form), "finetuned" (stage 3), "ridge" (the mapper's linear
+        start, stage-1 decoder), "unet", "copy".
         """
         self.check(source, target, method)
         if method == "vaelite":
@@ -100,7 +102,7 @@ class Translator:
         """A volume through the VAE and back, in [-1, 1] on its own grid: what the latents can hold."""
         fitted = torch.from_numpy(fit_in_plane(unit_zyx, self.size, fill=-1.0))[:, None]
         device = self.vae.patch_mean.device
-        parts = [self.vae.decode(self.vae.encode(x.to(device)).mean).cpu() for x in fitted.split(8)]
+        parts = [self.vae.decode(self.vae.encode(x.to(device)).mean).cpu() for x in fitted.split(BATCH)]
         return unfit_in_plane(torch.cat(parts)[:, 0].clamp(-1, 1).numpy(), unit_zyx.shape)
 
 
