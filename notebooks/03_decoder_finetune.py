@@ -268,10 +268,11 @@ print(check_ssim(my_ssim))
 # with the **source slice** at hand for the detail that the latents lost. VAE and mapper stay as they are. Again there is
 # a linear path in closed form, here a *blend*: one small filter each for the source slice and for the linear decode, by
 # least squares. From CBCT to CT it keeps much of the source, from MR to CT hardly any. The new networks start at zero
-# and learn the rest.
+# and learn the rest: the decoder's detail, and a *gain* map that scales the blend pixel by pixel (why else should the air
+# of the CT not be as noisy as the CBCT's?).
 #
 # In the code: `z` mapped latents (b, k, h, w); `draft` their linear decode and `x` the source slice, both (b, 1, H, W)
-# in [-1, 1].
+# in [-1, 1], where air is -1.
 
 # %%
 show_source(GuidedDecoder.forward)

@@ -28,6 +28,7 @@ from phantom.mri import (
     store,
     through_kspace,
 )
+from phantom.settings import SHIPPED, load_settings
 from phantom.tissues import MODALITY_COLUMNS, TISSUE_ID, TISSUES, draw_tissues, signal_columns
 
 GRID = Grid.of_size(64)
@@ -110,16 +111,14 @@ def test_more_gadolinium_gives_more_signal_up_to_the_usual_dose():
     assert doses == sorted(doses) and doses[0] < 0.7 * doses[-1]
 
 
-def test_patients_differ_in_tissue_and_protocol():
-    settings = MrSettings()
-    protocols = [draw_protocol(Streams(0, index), settings) for index in range(60)]
-    assert {protocol.field_tesla for protocol in protocols} == {1.5, 3.0}
-    assert {type(protocol.t1) for protocol in protocols} == {SpinEcho, GradientEcho}
-    assert {protocol.t1c_fat_saturated for protocol in protocols} == {True, False}
-    assert all(0.6 <= protocol.gadolinium <= 1.4 for protocol in protocols)
-    only = replace(settings, share_3t=1.0, gradient_echo_share=0.0, t1c_fat_saturation_share=0.0)
-    plain = [draw_protocol(Streams(0, index), only) for index in range(20)]
-    assert all(p.field_tesla == 3.0 and isinstance(p.t1, SpinEcho) and not p.t1c_fat_saturated for p in plain)
+def test_one_clinic_has_one_protocol_and_many_clinics_have_many():
+    one = [draw_protocol(Streams(0, index), load_settings().mr) for index in range(20)]
+    assert all(p.field_tesla == 3.0 and isinstance(p.t1, SpinEcho) and not p.t1c_fat_saturated for p in one)
+    assert all(0.6 <= protocol.gadolinium <= 1.4 for protocol in one)
+    many = [draw_protocol(Streams(0, index), load_settings(SHIPPED.with_name("phantom_many_clinics.toml")).mr) for index in range(60)]
+    assert {protocol.field_tesla for protocol in many} == {1.5, 3.0}
+    assert {type(protocol.t1) for protocol in many} == {SpinEcho, GradientEcho}
+    assert {protocol.t1c_fat_saturated for protocol in many} == {protocol.t2w_fat_saturated for protocol in many} == {True, False}
 
 
 # ------------------------------------------------------------------------------------------------ what the scanner does

@@ -3,8 +3,9 @@
 A mapped latent is not a true one: the stage-1 decoder draws its errors faithfully. Here a copy of that decoder learns
 to draw the target from mapped latents, with the source slice at hand for the detail that 8 x or 16 x compression lost.
 Again a linear path in closed form carries most: a blend of the mapped latent's linear decode and the source slice (least
-squares, one 3 x 3 filter each). From CBCT to CT it keeps much of the source, from MR to CT hardly any. Every added network
-starts silent, so fine-tuning starts at this blend plus the stage-1 decoder's detail.
+squares, one 3 x 3 filter each). From CBCT to CT it keeps much of the source, from MR to CT hardly any. A gain map scales this
+blend pixel by pixel, so that the noise of the source's air need not be drawn away. Every added network starts silent, so
+fine-tuning starts at this blend plus the stage-1 decoder's detail.
 All this guidance is our choice; the paper says only that the decoder is fine-tuned.
 """
 from __future__ import annotations
@@ -15,6 +16,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from .vae import zero
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,8 @@ class ConditionedBlock(nn.Module):
 
 
 class SourceGuide(nn.Module):
-    """Images (b, c, H, W) and a condition (b, d) -> one feature map for each level of the decoder, finest first."""
+    """Images (b, c, H, W) and a condition (b, d) -> one feature map for each level of the decoder, finest first, and a
+    gain map (b, 1, H, W)."""
 
     def __init__(self, channels: int, widths: tuple[int, ...], stem_factor: int, config: DecoderConfig):
         super().__init__()
@@ -52,11 +56,11 @@ class SourceGuide(nn.Module):
             nn.ModuleList(ConditionedBlock(w, config.condition_width) for _ in range(config.blocks)) for w in widths)
         self.down = nn.ModuleList(nn.Conv2d(4 * a, b, 1) for a, b in zip(widths[:-1], widths[1:]))
         self.skips = nn.ModuleList(nn.Conv2d(w, w, 1) for w in widths)
-        for skip in self.skips:                              # silent at the start
-            nn.init.zeros_(skip.weight)
-            nn.init.zeros_(skip.bias)
+        self.gain = zero(nn.Conv2d(widths[0], stem_factor**2, 1))
+        for skip in self.skips:
+            zero(skip)                                       # silent at the start
 
-    def forward(self, images: Tensor, condition: Tensor) -> list[Tensor]:
+    def forward(self, images: Tensor, condition: Tensor) -> tuple[list[Tensor], Tensor]:
         h = self.stem(F.pixel_unshuffle(images, self.stem_factor))
         features = []
         for i, level in enumerate(self.levels):
@@ -64,12 +68,13 @@ class SourceGuide(nn.Module):
                 h = self.down[i - 1](F.pixel_unshuffle(h, 2))
             for block in level:
                 h = block(h, condition)
-            features.append(self.skips[i](h))
-        return features
+            features.append(h)
+        gain = 1 + F.pixel_shuffle(self.gain(F.silu(features[0])), self.stem_factor).float()    # bfloat16 has no 1.003
+        return [skip(h) for skip, h in zip(self.skips, features)], gain
 
 
 class GuidedDecoder(nn.Module):
-    """Mapped latent, its linear decode and the source slice -> target slice: a linear blend plus the decoder's detail.
+    """Mapped latent, its linear decode and the source slice -> target slice: a scaled linear blend plus the decoder's detail.
 
     z: (b, k, h, w) mapped latents; draft: (b, 1, H, W) their linear decode; x: (b, 1, H, W) the source slice in [-1, 1];
     source, target: (b,) modality numbers -> (b, 1, H, W).
@@ -88,8 +93,8 @@ class GuidedDecoder(nn.Module):
 
     def forward(self, z: Tensor, draft: Tensor, x: Tensor, source: Tensor, target: Tensor) -> Tensor:
         condition = F.silu(self.source_embedding(source) + self.target_embedding(target))
-        skips = self.guide(torch.cat([x, draft], 1), condition)
-        return self.blend(draft, x, source, target) + self.decoder(z, skips)
+        skips, gain = self.guide(torch.cat([x, draft], 1), condition)
+        return gain * (self.blend(draft, x, source, target) + 1) - 1 + self.decoder(z, skips)    # air is -1
 
     def blend(self, draft: Tensor, x: Tensor, source: Tensor, target: Tensor) -> Tensor:
         """The linear path: a 3 x 3 filter of source slice and linear decode each, one pair a direction."""

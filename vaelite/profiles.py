@@ -42,7 +42,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     vae: VAEConfig = field(default_factory=VAEConfig)
-    vae_fit: FitConfig = field(default_factory=lambda: FitConfig(steps=350, learning_rate=1e-3))
+    vae_fit: FitConfig = field(default_factory=lambda: FitConfig(steps=500, learning_rate=2e-3))
     mapper: MapperConfig = field(default_factory=MapperConfig)
     mapper_fit: FitConfig = field(default_factory=lambda: FitConfig(steps=450, batch=16, learning_rate=1.5e-3))
     decoder: DecoderConfig = field(default_factory=DecoderConfig)

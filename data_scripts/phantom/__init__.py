@@ -1,7 +1,7 @@
 """The procedural head-and-neck phantom, one physical step per file: traits, shapes, anatomy, contours,
 composition, CT, CBCT, MR, and `scans`, which makes a case of them. Data card: data_scripts/PHANTOM.md."""
 
-GENERATOR_VERSION = "2"
+GENERATOR_VERSION = "3"
 
 # Of the brain atlas (see brain.py): it must appear in all copies
 ATLAS_NOTICE = (

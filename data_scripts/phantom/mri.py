@@ -45,13 +45,13 @@ T1_GRADIENT_ECHO = {1.5: GradientEcho(7.6, 4.6, 15), 3.0: GradientEcho(6.0, 2.3,
 class MrSettings:
     """The MR scanners of the cohort. Shares are of the patients; pairs are ranges, drawn per patient. Our choice."""
 
-    share_3t: float = 0.6  # the others are examined at 1.5 T
-    gradient_echo_share: float = 0.15  # T1c as a spoiled gradient echo instead of a spin echo
-    t1c_fat_saturation_share: float = 0.35
-    t2w_fat_saturation_share: float = 0.2
+    share_3t: float = 1.0  # the others are examined at 1.5 T
+    gradient_echo_share: float = 0.0  # T1c as a spoiled gradient echo instead of a spin echo
+    t1c_fat_saturation_share: float = 0.0
+    t2w_fat_saturation_share: float = 0.0
     fat_saturation_quality: tuple[float, float] = (0.75, 0.97)  # share of the fat signal that is removed
     gadolinium_dose: tuple[float, float] = (0.6, 1.4)  # relative to the usual dose; (0, 0): before the injection
-    timing_spread: float = 0.1  # standard deviation of ln TR and ln TE between protocols
+    timing_spread: float = 0.03  # standard deviation of ln TR and ln TE between protocols
     texture: float = 0.05  # relative signal variation inside a tissue
     bias: tuple[float, float] = (0.08, 0.24)  # standard deviation of the logarithm of the coil's sensitivity
     snr: tuple[float, float] = (18.0, 45.0)  # bright tissue over the noise of one channel
