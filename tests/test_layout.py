@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 TIERS = [
-    {"errors"},
+    {"errors", "layers"},
     {"intensity", "vae", "decoder", "mapper", "losses", "baselines", "metrics", "gamma", "dose"}
     | {"figures", "dose_figures", "explore", "runs", "pages", "report"},
     {"volumes"},

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .vae import zero
+from .layers import zero
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
+from .layers import zero
+
 
 @dataclass(frozen=True)
 class MapperConfig:
@@ -157,10 +159,3 @@ def position_code(h: int, w: int, width: int, device: torch.device | str = "cpu"
 
     rows = repeat(code(h), "h d -> (h w) d", w=w)
     return torch.cat([rows, repeat(code(w), "w d -> (h w) d", h=h)], 1)
-
-
-def zero(layer: nn.Linear) -> nn.Linear:
-    """The layer with weights and bias at zero: what it feeds starts as if it were not there."""
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    return layer

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from .layers import zero
+
 
 @dataclass(frozen=True)
 class VAEConfig:
@@ -156,13 +158,6 @@ class VAE(nn.Module):
         self.components.copy_(rearrange(vectors * signs, "(f g) k -> k 1 f g", f=f))    # fixed signs: same code anywhere
         self.deviations.copy_(variance.clamp_min(1e-8).sqrt())
         return self
-
-
-def zero(layer: nn.Conv2d | nn.Linear) -> nn.Conv2d | nn.Linear:
-    """The layer with weights and bias at zero: what it feeds starts as if it were not there."""
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    return layer
 
 
 def stem_factor(factor: int, widths: tuple[int, ...]) -> int:
