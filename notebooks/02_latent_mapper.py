@@ -45,15 +45,17 @@ from vaelite.explore import explore, show_source
 from vaelite.figures import (draw_direction_matrix, draw_influence, draw_modalities, draw_targets, draw_training,
                              draw_translations, mean_error)
 from vaelite.intensity import MODALITIES
+from vaelite.layers import in_slot
 from vaelite.mapper import Block, LatentMapper, ridge_regression
 from vaelite.probes import direction_errors
 from vaelite.profiles import profile
 from vaelite.runs import open_run
 from vaelite.slices import SliceSet, load_slices
-from vaelite.stages import encode_slices, load_mapped, load_vae, train_mapper
-from vaelite.train import directions
+from vaelite.stages import encode_slices, load_mapped, load_vae, named, train_mapper
+from vaelite.train import directions, tasks
 from vaelite.translate import Translator
 
+# %%
 cfg = profile(profile_name)
 run = open_run(run_dir)
 vae = load_vae(run)                                          # refuses, and says what to do, if lesson 01 was not run
@@ -93,7 +95,8 @@ draw_modalities(x_of, pixel_mm, judged.mask[row])
 my_guess_best, my_guess_worst = None, None                   # for example "CBCT>CT"
 
 # %%
-untrained = Translator(vae, None, None, cfg.data.size, tuple(modalities))    # no mapper yet: all it can do is copy
+can = named(tasks(judged.have))
+untrained = Translator(vae, None, None, cfg.data.size, tuple(modalities), can)    # no mapper yet: all it can do is copy
 copied = direction_errors(untrained, judged, ("copy",))
 draw_direction_matrix(copied)
 
@@ -176,7 +179,7 @@ def ridge_error(neighbourhood, fit_on, fit_have, judge_on, judge_have):
     for s, t in directions(judge_have):
         both = judge_have[:, s] & judge_have[:, t]
         source, target = (torch.full((int(both.sum()),), m) for m in (s, t))
-        error = ridge.ridge_latents(judge_on[both, s], source, target) - judge_on[both, t]
+        error = ridge.ridge_latents(*in_slot(judge_on[both, s], source), target) - judge_on[both, t]
         found.append((error / ridge.latent_deviation).square().mean())
     return float(torch.stack(found).mean().sqrt())
 
@@ -355,11 +358,18 @@ def influence(mapped, z, token):
 
 
 source, target = modalities[-1], "CT" if "CT" in modalities[:-1] else modalities[0]
-numbers = {"source": torch.tensor([MODALITIES.index(source)]), "target": torch.tensor([MODALITIES.index(target)])}
+
+
+def from_source(mapped, name, target):
+    """The function z -> mapped latents, with z told to be of modality `name`."""
+    to = torch.tensor([MODALITIES.index(target)])
+    return lambda z: mapped(*in_slot(z, torch.tensor([MODALITIES.index(name)])), to)
+
+
 z = vae.encode(x_of[source][None, None]).mean
 token = (z.shape[2] // 2, z.shape[3] // 2)
-seen = {"ridge": influence(partial(translator.mapper.ridge_latents, **numbers), z, token),
-        "mapper": influence(partial(translator.mapper, **numbers), z, token)}
+seen = {"ridge": influence(from_source(translator.mapper.ridge_latents, source, target), z, token),
+        "mapper": influence(from_source(translator.mapper, source, target), z, token)}
 
 # %%
 order = seen["mapper"].flatten()
@@ -397,8 +407,7 @@ draw_targets(source, x_of[source], translated, pixel_mm, judged.mask[row])
 # %%
 unit = "HU" if target in ("CBCT", "CT") else "%"
 for claimed in [source] + [m for m in x_of if m not in (source, target)]:
-    told = {"source": torch.tensor([MODALITIES.index(claimed)]), "target": numbers["target"]}
-    predicted = vae.decode(translator.mapper(z, **told)).detach()[0, 0].clamp(-1, 1)
+    predicted = vae.decode(from_source(translator.mapper, claimed, target)(z)).detach()[0, 0].clamp(-1, 1)
     error = mean_error(predicted, x_of[target], target, judged.mask[row])
     print(f"a {source} that is called {claimed:>4}: error in {target} {error:6.1f} {unit}")
 if len(x_of) < 3:

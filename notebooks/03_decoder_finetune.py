@@ -54,7 +54,7 @@ from vaelite.profiles import profile
 from vaelite.report import markdown
 from vaelite.runs import open_run
 from vaelite.slices import load_slices, thinned
-from vaelite.stages import finetune_decoder, load_mapped, load_translator, train_unet
+from vaelite.stages import finetune_decoder, load_mapped, load_translator, train_baseline
 
 # %% [markdown]
 # ## 1 · Two ways to be soft
@@ -445,7 +445,7 @@ explore(draw, "Which amount makes the mapped slice look as sharp as the real one
 # %%
 budget = {name: run.stages[name]["seconds"] for name in ("vae", "mapper", "decoder")}
 print(" + ".join(f"{name} {s:.0f} s" for name, s in budget.items()), f"= {sum(budget.values()):.0f} s for the U-Net")
-train_unet(cfg, cases, run)
+train_baseline("unet", cfg, cases, run)
 translator = load_translator(run, cfg)
 cost = [[METHOD_NAMES.get(name, name), f"{s['parameters']:,}", f"{s['steps']:,}", f"{s['seconds']:.0f}"]
         for name, s in run.stages.items()]

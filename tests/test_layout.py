@@ -13,8 +13,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 TIERS = [
     {"errors", "layers"},
-    {"intensity", "vae", "decoder", "mapper", "losses", "baselines", "metrics", "gamma", "dose"}
+    {"intensity", "vae", "decoder", "mapper", "losses", "metrics", "gamma", "dose"}
     | {"figures", "dose_figures", "explore", "runs", "pages", "report"},
+    {"baselines"},
     {"volumes"},
     {"cases"},
     {"slices"},

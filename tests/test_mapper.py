@@ -1,12 +1,15 @@
 """Stages 2 and 3: the ridge is least squares, new networks change nothing, the mapper sees both ways."""
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from vaelite.baselines import ConditionedUNet, UNetConfig
+from vaelite.baselines import ConditionedUNet, ControlConfig, NoLatentControl, UNetConfig
 from vaelite.decoder import DecoderConfig, GuidedDecoder
+from vaelite.layers import in_slot
 from vaelite.mapper import LatentMapper, MapperConfig, position_code, ridge_regression
 from vaelite.vae import VAE, VAEConfig
 
@@ -34,8 +37,9 @@ def trained(latents) -> LatentMapper:
     return mapper.eval()
 
 
-def directions(s: int, t: int, n: int) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.full((n,), s), torch.full((n,), t)
+def alone(x: torch.Tensor, s: int, t: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """x of modality s as the one source of target t: what mapper and U-Net take."""
+    return *in_slot(x, torch.full((len(x),), s)), torch.full((len(x),), t)
 
 
 def test_ridge_without_penalty_is_numpy_s_least_squares():
@@ -60,16 +64,17 @@ def test_convolution_ridge_equals_least_squares_on_patches(latents):
     wanted = normal[:, 1].permute(0, 2, 3, 1).reshape(-1, 4)
     weights = ridge_regression(patches, wanted, 1e-2)
     expected = (torch.cat([patches, torch.ones(len(patches), 1)], 1) @ weights).view(40, 6, 6, 4).permute(0, 3, 1, 2)
-    np.testing.assert_allclose(mapper.ridge(normal[:, 0], *directions(0, 1, 40)), expected, atol=1e-4)
+    predicted = mapper.ridge_latents(*alone(z[:, 0], 0, 1))
+    np.testing.assert_allclose((predicted - mapper.latent_mean) / mapper.latent_deviation, expected, atol=1e-4)
     residual = (expected - normal[:, 1]).square().mean()
     assert residual < 0.5 * normal[:, 1].square().mean()     # the blur is linear, so ridge finds most of it
 
 
 def test_new_mapper_is_its_ridge(latents):
     mapper = LatentMapper(CONFIG).fit_ridge(*latents)
-    z, d = latents[0][:, 0], directions(0, 1, 40)
+    task = alone(latents[0][:, 0], 0, 1)
     with torch.no_grad():
-        np.testing.assert_allclose(mapper(z, *d), mapper.ridge_latents(z, *d), atol=1e-6)
+        np.testing.assert_allclose(mapper(*task), mapper.ridge_latents(*task), atol=1e-6)
 
 
 def test_mapper_sees_both_ways(latents):
@@ -79,7 +84,8 @@ def test_mapper_sees_both_ways(latents):
     middle = 14                                              # row 2, column 2 of 36 tokens
 
     def token(x: torch.Tensor) -> torch.Tensor:
-        return mapper.transform(x, *directions(0, 1, 1)).flatten(2)[0, :, middle]
+        z, given, target = alone(x, 0, 1)
+        return mapper.transform(mapper.normalise(z, given), given, target).flatten(2)[0, :, middle]
 
     jacobian = torch.autograd.functional.jacobian(token, z).flatten(-2).abs().sum((0, 1, 2))  # one number an input token
     assert (jacobian[:middle] > 0).all() and (jacobian[middle + 1:] > 0).all()
@@ -96,18 +102,19 @@ def test_attention_alone_is_permutation_equivariant(latents):
 def test_ridge_is_translation_equivariant_inside(latents):
     mapper = LatentMapper(CONFIG).fit_ridge(*latents)
     z = torch.randn(1, 4, 12, 12, generator=torch.Generator().manual_seed(3))
-    a = mapper.ridge(z, *directions(0, 1, 1))
-    b = mapper.ridge(z.roll(1, -1), *directions(0, 1, 1))
+    a = mapper.ridge_latents(*alone(z, 0, 1))
+    b = mapper.ridge_latents(*alone(z.roll(1, -1), 0, 1))
     np.testing.assert_allclose(b[..., 2:-1], a.roll(1, -1)[..., 2:-1], atol=1e-5)
 
 
 def test_guidance_matters_and_batches_may_mix_directions(latents):
     mapper, z = trained(latents), latents[0][:3, 0]
     with torch.no_grad():
-        alone = [mapper(z[i:i + 1], *directions(0, t, 1)) for i, t in enumerate((1, 2, 3))]
-        mixed = mapper(z, torch.tensor([0, 0, 0]), torch.tensor([1, 2, 3]))
-        np.testing.assert_allclose(mixed, torch.cat(alone), atol=1e-4)
-        assert (mapper(z, *directions(0, 1, 3)) - mapper(z, *directions(0, 2, 3))).abs().mean() > 0.01
+        one_by_one = [mapper(*alone(z[i:i + 1], 0, t)) for i, t in enumerate((1, 2, 3))]
+        stack, given, _ = alone(z, 0, 1)
+        mixed = mapper(stack, given, torch.tensor([1, 2, 3]))
+        np.testing.assert_allclose(mixed, torch.cat(one_by_one), atol=1e-4)
+        assert (mapper(*alone(z, 0, 1)) - mapper(*alone(z, 0, 2))).abs().mean() > 0.01
 
 
 def test_absent_modalities_do_not_reach_the_ridge(latents):
@@ -115,6 +122,37 @@ def test_absent_modalities_do_not_reach_the_ridge(latents):
     spoiled = torch.where(have[:, :, None, None, None], z, torch.tensor(1e6))
     a, b = LatentMapper(CONFIG).fit_ridge(z, have), LatentMapper(CONFIG).fit_ridge(spoiled, have)
     np.testing.assert_allclose(a.ridge_kernel, b.ridge_kernel)
+
+
+def test_slots_that_are_not_given_are_not_read(latents):
+    """Whatever stands in an absent modality's slot, and in the target's own, changes nothing."""
+    mapper, (z, _) = trained(latents), latents
+    given, target = torch.tensor([[True, False, True, False]]).repeat(40, 1), torch.ones(40, dtype=torch.long)
+    other = z.clone()
+    other[:, [1, 3]] = 1e3
+    with torch.no_grad():
+        assert torch.equal(mapper(z, given, target), mapper(other, given, target))
+        assert not torch.equal(mapper(z, given, target), mapper(z.flip(0), given, target))
+
+
+def test_joint_ridge_of_two_sources_is_numpy_s_least_squares_on_both(latents):
+    z, have = latents
+    mapper = LatentMapper(replace(CONFIG, neighbourhood=1)).fit_ridge(z, have, penalty=0.0)
+    given, target = torch.tensor([[True, False, True, False]]).repeat(40, 1), torch.ones(40, dtype=torch.long)
+    a = z[:, [0, 2]].flatten(1, 2).movedim(1, -1).reshape(-1, 8).double().numpy()
+    a = np.c_[a, np.ones(len(a))]
+    wanted = z[:, 1].movedim(1, -1).reshape(-1, 4).double().numpy()
+    expected = a @ np.linalg.lstsq(a, wanted, rcond=None)[0]
+    found = mapper.ridge_latents(z, given, target).movedim(1, -1).reshape(-1, 4)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_a_further_source_never_makes_the_ridge_worse_where_it_was_fitted(latents):
+    z, have = latents
+    mapper, target = LatentMapper(CONFIG).fit_ridge(z, have, penalty=0.0), torch.full((40,), 1)
+    few, more = (torch.tensor([given]).repeat(40, 1) for given in ([True, False, False, False], [True, False, True, False]))
+    error = [(mapper.ridge_latents(z, given, target) - z[:, 1]).square().mean() for given in (few, more)]
+    assert error[1] <= error[0] * (1 + 1e-5)
 
 
 def test_position_code_tells_all_places_apart_at_any_size():
@@ -134,7 +172,7 @@ def test_new_guided_decoder_is_the_stage_1_decoder():
             parameter.add_(0.02 * torch.randn_like(parameter))
         guided = GuidedDecoder(vae.decoder, vae.config.decoder_widths, DecoderConfig())
         z = vae.encode(x).mean
-        drawn = guided(z, vae.linear_decode(z), -x, *directions(0, 1, 2))
+        drawn = guided(z, vae.linear_decode(z), *alone(-x[:, 0], 0, 1))
         np.testing.assert_allclose(drawn, vae.decode(z), atol=1e-6)
         guided.decoder.head.weight.add_(1.0)                 # a copy: fine-tuning leaves the VAE as it was
         np.testing.assert_allclose(drawn, vae.decode(z), atol=1e-6)
@@ -147,11 +185,12 @@ def test_blend_is_least_squares_inside_the_body():
     mask = torch.zeros(5, 24, 24, dtype=torch.bool)
     mask[:, 4:20, 4:20] = True
     wanted = torch.where(mask[:, None], 0.3 * (x + 1) + 0.6 * (draft.roll(1, -1) + 1) - 1, torch.tensor(9.0))
-    guided.fit_blend(draft, x, wanted, mask, 0, 1)
-    expected = torch.zeros(2, 3, 3)
-    expected[0, 1, 1], expected[1, 1, 0] = 0.3, 0.6
-    torch.testing.assert_close(guided.blend_kernel[0, 1], expected, atol=1e-3, rtol=0)
-    inside = guided.blend(draft, x, *directions(0, 1, 5))[mask[:, None]]
+    stack, given, target = alone(x[:, 0], 0, 1)
+    guided.fit_blend(draft, stack, wanted, mask, given[0], 1)
+    expected = torch.zeros(5, 3, 3)                          # four modalities and the draft
+    expected[0, 1, 1], expected[4, 1, 0] = 0.3, 0.6
+    torch.testing.assert_close(guided.blend_kernel[1, 1], expected, atol=1e-3, rtol=0)
+    inside = guided.blend(draft, stack, given, target)[mask[:, None]]
     torch.testing.assert_close(inside, wanted[mask[:, None]], atol=1e-3, rtol=0)
 
 
@@ -159,13 +198,19 @@ def test_blend_leaves_air_alone():
     guided = GuidedDecoder(VAE(VAEConfig()).decoder, VAEConfig().decoder_widths, DecoderConfig())
     guided.blend_kernel.normal_(generator=torch.Generator().manual_seed(0))
     air = torch.full((2, 1, 16, 16), -1.0)
-    torch.testing.assert_close(guided.blend(air, air, *directions(0, 1, 2)), air)
+    torch.testing.assert_close(guided.blend(air, *alone(air[:, 0], 0, 1)), air)
 
 
-def test_unet_baseline_hears_its_condition():
+@pytest.mark.parametrize("network", [ConditionedUNet(UNetConfig(features=(8, 8, 8, 8, 8, 8), condition_width=16)),
+                                     NoLatentControl(ControlConfig(widths=(8, 16), condition_width=16))])
+def test_baselines_hear_their_condition_and_read_only_what_is_given(network):
     torch.manual_seed(0)
-    unet = ConditionedUNet(UNetConfig(features=(8, 8, 8, 8, 8, 8), condition_width=16)).eval()
-    x = torch.randn(1, 1, 32, 32)
     with torch.no_grad():
-        assert (unet(x, *directions(0, 1, 1)) - unet(x, *directions(0, 2, 1))).abs().max() > 1e-4
-        assert (unet(x, *directions(0, 1, 1)) - unet(x, *directions(3, 1, 1))).abs().max() > 1e-4
+        for parameter in network.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        x, given, target = alone(torch.randn(1, 32, 32), 0, 1)
+        drawn, other = network.eval()(x, given, target), x.clone()
+        other[:, 1:] = 7.0
+        assert torch.equal(network(other, given, target), drawn)
+        assert (network(x, given, target + 1) - drawn).abs().max() > 1e-4
+        assert (network(*alone(x[:, 0], 3, 1)) - drawn).abs().max() > 1e-4

@@ -30,7 +30,7 @@ def slices() -> SliceSet:
 
 @pytest.fixture(scope="module")
 def untrained() -> Translator:
-    return Translator(VAE(VAEConfig()), None, None, 64, MODALITIES)
+    return Translator(VAE(VAEConfig()), None, None, 64, MODALITIES, tuple(f"{s}>{t}" for s in MODALITIES for t in MODALITIES if s != t))
 
 
 def test_a_wave_has_its_power_at_its_frequency():

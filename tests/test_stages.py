@@ -2,7 +2,9 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -14,13 +16,14 @@ from vaelite.__main__ import main
 from vaelite.cases import load_cases
 from vaelite.errors import VaeliteError
 from vaelite.evaluation import load_doses
+from vaelite.losses import laplace_nll
 from vaelite.profiles import profile
 from vaelite.report import report_tables, rows_of
 from vaelite.runs import open_run
 from vaelite.slices import load_slices
-from vaelite.stages import (choose_decoders, evaluate, finetune_decoder, load_mapper, load_translator, train_mapper,
-                            train_unet, train_vae)
-from vaelite.train import FitConfig, draw_pairs, fit, has_bf16
+from vaelite.stages import (choose_decoders, evaluate, finetune_decoder, load_mapper, load_translator, named, train_baseline,
+                            train_mapper, train_vae)
+from vaelite.train import FitConfig, draw_pairs, draw_tasks, fit, has_bf16, tasks
 from vaelite.translate import translate
 from vaelite.volumes import load_volume
 
@@ -36,7 +39,7 @@ def finished(tiny_set, tmp_path_factory):
     train_vae(cfg, cases, run)
     train_mapper(cfg, cases, run)
     finetune_decoder(cfg, cases, run)
-    train_unet(cfg, cases, run)
+    train_baseline("unet", cfg, cases, run)
     evaluate(cases, run)
     return cases, run
 
@@ -110,9 +113,9 @@ def test_a_baseline_of_older_stages_is_left_out(finished, tmp_path):
     cases, run = finished
     shutil.copytree(run.path, tmp_path / "copy")
     again = open_run(tmp_path / "copy")
-    assert load_translator(again).unet is not None
+    assert "unet" in load_translator(again).baselines
     finetune_decoder(profile("smoke", **KNOBS | {"decoder_fit.steps": 9}), cases, again)
-    assert load_translator(again).unet is None
+    assert "unet" not in load_translator(again).baselines
 
 
 def test_only_test_patients_are_reported(finished):
@@ -164,7 +167,7 @@ def test_choice_is_the_better_decoder_on_validation(finished):
     cases, run = finished
     held_out = load_slices([case for case in cases if case.split == "validation"], 32)
     choice, errors = choose_decoders(load_translator(run), held_out)
-    assert choice == run.stages["decoder"]["choice"] and len(choice) == 12
+    assert choice == run.stages["decoder"]["choice"] and len(choice) == 12 + 4    # four with all sources at once
     assert all(errors[d][method] == min(errors[d].values()) for d, method in choice.items())
 
 
@@ -230,6 +233,73 @@ def test_pairs_are_drawn_evenly_and_only_where_both_exist():
     counts = torch.bincount(source * 4 + target, minlength=16)
     assert set(counts.nonzero()[:, 0].tolist()) == {1, 3, 4, 7, 12, 13, 2, 8}      # no pair of T1c with CT or T2w exists
     assert counts[counts > 0].min() > 0.7 * 4000 / 8
+
+
+def test_tasks_are_drawn_with_further_sources_never_the_target_and_only_what_a_slice_has():
+    have = torch.tensor([[True, True, True, True]] * 5 + [[True, False, True, False]] * 5)
+    rows, given, target = draw_tasks(have, 4000, torch.Generator().manual_seed(0), fused=0.5)
+    assert not bool((given & ~have[rows]).any()) and bool(given.any(1).all())
+    assert not bool(given[torch.arange(4000), target].any())
+    assert 0.2 < float((given.sum(1) > 1).float().mean()) < 0.5
+    _, given, _ = draw_tasks(have, 400, torch.Generator().manual_seed(0), fused=0.0)
+    assert bool((given.sum(1) == 1).all())
+
+
+def test_tasks_of_a_cohort_with_gaps():
+    have = torch.tensor([[True, True, True, False], [False, True, False, True]])
+    names = named(tasks(have))
+    assert "CBCT+CT>T1c" in names and "CT>T2w" in names
+    assert not any(name in names for name in ("CBCT>T2w", "CBCT+CT>T2w", "T1c+T2w>CT"))    # no slice has them all
+
+
+def test_a_fusion_is_its_own_row_and_order_does_not_matter(finished):
+    cases, run = finished
+    fused = rows_of(run.report(), table="fusion", metric="MAE", convention="synthrad2023")
+    assert {(r["source"], r["target"]) for r in fused} == {("CBCT+T1c+T2w", "CT"), ("CT+T1c+T2w", "CBCT")}
+    assert {r["method"] for r in fused} == {"vaelite", "unet", "ridge"}
+    case, translator = cases[-1], load_translator(run)
+    names = ("T2w", "CBCT", "T1c")
+    sct = translate([load_volume(case.path(m), m) for m in names], names, "CT", translator, mask=case.mask())
+    expected = np.abs(case.volume("CT") - sct.data)[case.mask()].mean()
+    (row,) = (r for r in fused if r["target"] == "CT" and r["method"] == "vaelite")
+    assert row["mean"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_intervals_hold_what_they_promise_where_they_were_calibrated(finished):
+    cases, run = finished
+    held_out = load_slices([case for case in cases if case.split == "validation"], 32)
+    translator = load_translator(run)
+    drawn, half = translator.interval(held_out.x[:, :1], "CBCT", "CT")
+    inside = ((drawn[:, 0] - held_out.x[:, 1].float()).abs() <= half[:, 0])[held_out.mask]
+    assert float(inside.float().mean()) == pytest.approx(0.8, abs=0.005)
+    assert torch.equal(drawn, translator.slices(held_out.x[:, :1], "CBCT", "CT"))
+    rows = rows_of(run.report(), table="uncertainty")
+    assert {r["metric"] for r in rows} == {"coverage", "spearman"} and len(rows) == 12 * 2
+
+
+def test_translate_writes_the_interval_beside_the_result(finished, tmp_path):
+    cases, run = finished
+    sct, interval = tmp_path / "sct.nii.gz", tmp_path / "interval.nii.gz"
+    arguments = ["translate", str(run.path), str(cases[-1].path("CBCT")), str(sct), "--source", "CBCT", "--target", "CT"]
+    more = ["--also", *(f"{m}={cases[-1].path(m)}" for m in ("T1c", "T2w"))]
+    assert main([*arguments, *more, "--interval", str(interval)]) == 0
+    half = load_volume(interval).data
+    assert half.shape == load_volume(sct).data.shape and (half > 0).all()
+
+
+def test_sources_on_different_grids_are_refused(finished, tmp_path):
+    cases, run = finished
+    cbct, t1c = (load_volume(cases[-1].path(m), m) for m in ("CBCT", "T1c"))
+    moved = replace(t1c, affine=t1c.affine + np.array([[0, 0, 0, 5.0], [0] * 4, [0] * 4, [0] * 4]))
+    with pytest.raises(VaeliteError, match="different grids"):
+        translate([cbct, moved], ("CBCT", "T1c"), "CT", load_translator(run))
+
+
+def test_the_laplace_scale_that_fits_best_is_the_mean_absolute_error():
+    errors = torch.randn(1, 1, 50, 50, generator=torch.Generator().manual_seed(0))
+    best = float(errors.abs().mean())
+    losses = {b: float(laplace_nll(errors, torch.full_like(errors, math.log(b)))) for b in (0.8 * best, best, 1.25 * best)}
+    assert min(losses, key=losses.get) == best
 
 
 def test_fit_stops_at_a_loss_that_is_no_number():

@@ -16,7 +16,7 @@ PUBLIC = {
     "vae": ("VAE",),
     "mapper": ("LatentMapper",),
     "translate": ("Translator",),
-    "stages": ("train_vae", "train_mapper", "finetune_decoder", "train_unet", "evaluate", "load_vae", "load_translator"),
+    "stages": ("train_vae", "train_mapper", "finetune_decoder", "train_baseline", "evaluate", "load_vae", "load_translator"),
     "metrics": ("mae_hu", "psnr_db", "ssim"),
     "dose": ("plan_imrt", "recalculate", "dvh"),
     "gamma": ("gamma_map", "gamma_pass_rate"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 from .errors import VaeliteError
@@ -35,7 +36,8 @@ def parser() -> argparse.ArgumentParser:
 
     for name, help in (("vae", "stage 1: train the shared VAE"), ("mapper", "stage 2: train the latent mapper"),
                        ("finetune", "stage 3: fine-tune the decoder, choose it per direction on validation"),
-                       ("unet", "train the image-space baseline for as long as the three stages took")):
+                       ("unet", "train the image-space baseline for as long as the three stages took"),
+                       ("control", "train stage 3 without latents for as long as the three stages took")):
         sub = command(name, train_stage, help)
         sub.set_defaults(stage=name)
         sub.add_argument("--profile", default="laptop", help="smoke, laptop or paper")
@@ -53,6 +55,10 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("output", type=Path)
     sub.add_argument("--source", required=True, help="modality of the input: CBCT, CT, T1c or T2w")
     sub.add_argument("--target", required=True, help="modality of the output")
+    sub.add_argument("--also", nargs="*", default=[], metavar="MODALITY=FILE",
+                     help="further sources on the same grid, e.g. T1c=t1c.nii.gz")
+    sub.add_argument("--interval", type=Path, metavar="FILE",
+                     help="also write half the width of the interval that held 80 %% of the validation patients' body")
     sub.add_argument("--method", default="vaelite", help="vaelite, unet, ridge, ...")
 
     sub = command("check", check_data, "read a data set to the last byte and say what is wrong with it, or that it is sound")
@@ -79,7 +85,8 @@ def train_stage(options: argparse.Namespace) -> None:
     from .runs import open_run
 
     functions = {"vae": stages.train_vae, "mapper": stages.train_mapper,
-                 "finetune": stages.finetune_decoder, "unet": stages.train_unet}
+                 "finetune": stages.finetune_decoder}
+    functions |= {name: partial(stages.train_baseline, name) for name in ("unet", "control")}
     cfg = profile(options.profile, **dict(knob_and_value(text) for text in options.set))
     functions[options.stage](cfg, load_cases(options.data), open_run(options.run))
 
@@ -107,13 +114,27 @@ def evaluate_run(options: argparse.Namespace) -> None:
 def translate_file(options: argparse.Namespace) -> None:
     from .runs import open_run
     from .stages import load_translator
-    from .translate import translate
+    from .translate import translate, translate_interval
     from .volumes import load_volume, save_volume
 
     translator = load_translator(open_run(options.run))
-    volume = load_volume(options.input, options.source)
-    save_volume(translate(volume, options.source, options.target, translator, options.method), options.output)
-    print(f"{options.output}: {options.target} from {options.source}, {options.method}. Research and teaching only.")
+    sources, paths = [options.source], [options.input]
+    for text in options.also:
+        modality, equals, path = text.partition("=")
+        if not equals:
+            raise VaeliteError(f"--also takes MODALITY=FILE, got '{text}'.")
+        sources.append(modality)
+        paths.append(Path(path))
+    volumes = [load_volume(path, modality) for path, modality in zip(paths, sources)]
+    if options.interval is None:
+        save_volume(translate(volumes, tuple(sources), options.target, translator, options.method), options.output)
+    elif options.method != "vaelite":
+        raise VaeliteError("--interval knows the error of the method 'vaelite' alone. Leave out --method.")
+    else:
+        drawn, half_width = translate_interval(volumes, tuple(sources), options.target, translator)
+        save_volume(drawn, options.output)
+        save_volume(half_width, options.interval)
+    print(f"{options.output}: {options.target} from {' and '.join(sources)}, {options.method}. Research and teaching only.")
 
 
 def check_data(options: argparse.Namespace) -> None:

@@ -1,14 +1,20 @@
-"""What the method has to beat at the same training time: one modality-conditioned U-Net in image space.
+"""What the method has to beat at the same training time: networks in image space.
 
-The other two baselines need no network: `copy` hands back the source, `ridge` is the mapper's closed-form start.
+The U-Net is the one users know. The no-latent control is stage 3 without its latents: it shows what the latents add. The
+other two baselines need no network: `copy` hands back the source, `ridge` is the mapper's closed-form start.
 """
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from monai.networks.nets import BasicUNet
 from torch import Tensor, nn
+
+from .decoder import DecoderConfig, GuidedDecoder
+from .layers import Guidance, only
+from .vae import Decoder, VAEConfig
 
 
 @dataclass(frozen=True)
@@ -40,16 +46,18 @@ class ConditionedNorm(nn.Module):
 
 
 class ConditionedUNet(nn.Module):
-    """x (b, 1, H, W) in [-1, 1] of `source` -> (b, 1, H, W) of `target`; H and W multiples of 16."""
+    """Slices of the given modalities -> (b, 1, H, W) of `target`.
+
+    x: (b, m, H, W) in [-1, 1], one slot a modality; given: (b, m) bool, the slots to read; H and W multiples of 16.
+    """
 
     def __init__(self, config: UNetConfig):
         super().__init__()
         self.config = config
         width = config.condition_width
-        self.source_embedding = nn.Embedding(config.modalities, width)
-        self.target_embedding = nn.Embedding(config.modalities, width)
+        self.guidance = Guidance(config.modalities, width)
         self.mix = nn.Linear(width, width)
-        self.unet = BasicUNet(spatial_dims=2, in_channels=1, out_channels=1, features=config.features)
+        self.unet = BasicUNet(spatial_dims=2, in_channels=config.modalities, out_channels=1, features=config.features)
         self.norms = []
         for parent in list(self.unet.modules()):
             for name, child in list(parent.named_children()):
@@ -57,15 +65,56 @@ class ConditionedUNet(nn.Module):
                     setattr(parent, name, ConditionedNorm(child, width))
                     self.norms.append(getattr(parent, name))
 
-    def forward(self, x: Tensor, source: Tensor, target: Tensor) -> Tensor:
-        condition = F.silu(self.mix(F.silu(self.source_embedding(source) + self.target_embedding(target))))
+    def forward(self, x: Tensor, given: Tensor, target: Tensor) -> Tensor:
+        condition = F.silu(self.mix(F.silu(self.guidance(given, target))))
         for norm in self.norms:
             norm.condition = condition
         try:
-            return self.unet(x).float()
+            return self.unet(only(x, given, absent=-1.0)).float()
         finally:
             for norm in self.norms:                          # hold no tensor between calls
                 norm.condition = None
+
+
+@dataclass(frozen=True)
+class ControlConfig:
+    """Shape of the no-latent control: its widths at 1/2, 1/4, ... of the image's size."""
+
+    widths: tuple[int, ...] = (64, 128, 256)
+    condition_width: int = 128
+    blocks: int = 1
+    modalities: int = 4
+
+
+class NoLatentControl(nn.Module):
+    """Stage 3 with the mapped latent removed: the guided decoder reads the source slices and nothing else.
+
+    x: (b, m, H, W) in [-1, 1], one slot a modality; given: (b, m) bool, the slots to read; H and W multiples of the factor
+    -> (b, 1, H, W).
+    """
+
+    def __init__(self, config: ControlConfig):
+        super().__init__()
+        self.config = config
+        self.factor = 2 ** len(config.widths)
+        shape = VAEConfig(factor=self.factor, latent_channels=1, decoder_widths=config.widths, blocks=config.blocks)
+        self.guided = GuidedDecoder(Decoder(shape), config.widths,
+                                    DecoderConfig(config.condition_width, config.blocks, config.modalities))
+
+    def forward(self, x: Tensor, given: Tensor, target: Tensor) -> Tensor:
+        b, _, h, w = x.shape
+        nothing = x.new_zeros(b, 1, h // self.factor, w // self.factor)
+        return self.guided(nothing, self.air(x), x, given, target)
+
+    def fit_blend(self, x: Tensor, wanted: Tensor, mask: Tensor, given: Tensor, target: int) -> None:
+        """Start at the best linear filter of the sources, as stage 3 does; shapes as `GuidedDecoder.fit_blend`."""
+        self.guided.fit_blend(self.air(x), x, wanted, mask, given, target)
+
+    def air(self, x: Tensor) -> Tensor:
+        return torch.full_like(x[:, :1], -1.0)
+
+
+BASELINES = {"unet": (ConditionedUNet, UNetConfig), "control": (NoLatentControl, ControlConfig)}
 
 
 def count_parameters(model: nn.Module) -> int:

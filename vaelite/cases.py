@@ -20,7 +20,6 @@ from .volumes import Volume, load_checked, load_volume, nearest_names, numbers, 
 
 SPLITS = ("train", "validation", "test")
 FORMAT = 1                                                   # of dataset.json
-GRID_TOLERANCE_MM = 0.01
 
 
 @dataclass(frozen=True, eq=False)
@@ -253,11 +252,7 @@ def _first_values(values: np.ndarray) -> str:
 
 def _check_one_grid(folder: Path, grids: dict[str, Volume]) -> None:
     reference = next(iter(grids.values()))
-    same = [
-        grid.file_shape == reference.file_shape and np.allclose(grid.affine, reference.affine, 0, GRID_TOLERANCE_MM)
-        for grid in grids.values()
-    ]
-    if all(same):
+    if all(grid.same_grid(reference) for grid in grids.values()):
         return
     rows = [f"  {'file':<24}{'shape':<20}{'axes':<6}{'spacing [mm]':<28}origin [mm]"]
     for name, grid in grids.items():

@@ -1,8 +1,8 @@
-"""Stage 3: the decoder, fine-tuned on mapped latents and guided by the source image.
+"""Stage 3: the decoder, fine-tuned on mapped latents and guided by the source images.
 
 A mapped latent is not a true one: the stage-1 decoder draws its errors faithfully. Here a copy of that decoder learns
-to draw the target from mapped latents, with the source slice at hand for the detail that 8 x or 16 x compression lost.
-Again a linear path in closed form carries most: a blend of the mapped latent's linear decode and the source slice (least
+to draw the target from mapped latents, with the source slices at hand for the detail that 8 x or 16 x compression lost.
+Again a linear path in closed form carries most: a blend of the mapped latent's linear decode and the source slices (least
 squares, one 3 x 3 filter each). From CBCT to CT it keeps much of the source, from MR to CT hardly any. A gain map scales this
 blend pixel by pixel, so that the noise of the source's air need not be drawn away. Every added network starts silent, so
 fine-tuning starts at this blend plus the stage-1 decoder's detail.
@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import zero
+from .layers import Guidance, only, subset_number, zero
 
 
 @dataclass(frozen=True)
@@ -74,40 +74,59 @@ class SourceGuide(nn.Module):
 
 
 class GuidedDecoder(nn.Module):
-    """Mapped latent, its linear decode and the source slice -> target slice: a scaled linear blend plus the decoder's detail.
+    """Mapped latent, its linear decode and the source slices -> target slice: a scaled linear blend plus the decoder's detail.
 
-    z: (b, k, h, w) mapped latents; draft: (b, 1, H, W) their linear decode; x: (b, 1, H, W) the source slice in [-1, 1];
-    source, target: (b,) modality numbers -> (b, 1, H, W).
+    z: (b, k, h, w) mapped latents; draft: (b, 1, H, W) their linear decode; x: (b, m, H, W) slices in [-1, 1], one slot a
+    modality; given: (b, m) bool, the slots to read; target: (b,) modality numbers -> (b, 1, H, W).
     """
 
     def __init__(self, decoder: nn.Module, widths: tuple[int, ...], config: DecoderConfig):
         super().__init__()
         self.config = config
         self.decoder = copy.deepcopy(decoder)                # starts as the stage-1 decoder, which stays as it is
-        self.source_embedding = nn.Embedding(config.modalities, config.condition_width)
-        self.target_embedding = nn.Embedding(config.modalities, config.condition_width)
-        self.guide = SourceGuide(2, widths, decoder.stem_factor, config)
-        kernel = torch.zeros(config.modalities, config.modalities, 2, 3, 3)
-        kernel[:, :, 1, 1, 1] = 1                            # until it is fitted: the linear decode as it is
-        self.register_buffer("blend_kernel", kernel)
+        self.guidance = Guidance(config.modalities, config.condition_width)
+        self.guide = SourceGuide(config.modalities + 1, widths, decoder.stem_factor, config)
+        kernel = torch.zeros(config.modalities, 2**config.modalities, config.modalities + 1, 3, 3)
+        kernel[:, :, -1, 1, 1] = 1                           # until it is fitted: the linear decode as it is
+        self.register_buffer("blend_kernel", kernel)         # by target and set of sources
+        self.register_buffer("log_error", torch.full(kernel.shape[:2], -3.0))    # ln of the blend's mean absolute error
+        self.scale = zero(nn.Conv2d(widths[0], decoder.stem_factor**2, 1))
 
-    def forward(self, z: Tensor, draft: Tensor, x: Tensor, source: Tensor, target: Tensor) -> Tensor:
-        condition = F.silu(self.source_embedding(source) + self.target_embedding(target))
-        skips, gain = self.guide(torch.cat([x, draft], 1), condition)
-        return gain * (self.blend(draft, x, source, target) + 1) - 1 + self.decoder(z, skips)    # air is -1
+    def forward(self, z: Tensor, draft: Tensor, x: Tensor, given: Tensor, target: Tensor) -> Tensor:
+        return self.with_scale(z, draft, x, given, target)[0]
 
-    def blend(self, draft: Tensor, x: Tensor, source: Tensor, target: Tensor) -> Tensor:
-        """The linear path: a 3 x 3 filter of source slice and linear decode each, one pair a direction."""
-        batch, kernels = len(x), self.blend_kernel[source, target]           # b 2 3 3
+    def with_scale(self, z: Tensor, draft: Tensor, x: Tensor, given: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """The slice, and ln of the scale b of its error |e| if that is Laplace, p(e) = exp(-|e| / b) / 2b: (b, 1, H, W) each."""
+        images = torch.cat([only(x, given, absent=-1.0), draft], 1)
+        skips, gain = self.guide(images, F.silu(self.guidance(given, target)))
+        features = self.decoder.features(z, skips)
+        drawn = gain * (self.blend(draft, x, given, target) + 1) - 1 + self.decoder.draw(features)    # air is -1
+        # detached: how sure the network is must not change what it draws
+        correction = F.pixel_shuffle(self.scale(features.detach()), self.decoder.stem_factor).float()
+        return drawn, correction + self.log_error[target, subset_number(given)].view(-1, 1, 1, 1)
+
+    def blend(self, draft: Tensor, x: Tensor, given: Tensor, target: Tensor) -> Tensor:
+        """The linear path: a 3 x 3 filter of each source slice and of the linear decode."""
+        kernels = self.blend_kernel[target, subset_number(given)]            # b m+1 3 3
         with torch.autocast(x.device.type, enabled=False):   # it carries the precision: keep it float32
-            images = torch.cat([x, draft], 1).float() + 1    # air is 0, so that air stays air under any filter
-            return F.conv2d(images.flatten(0, 1)[None], kernels, padding=1, groups=batch)[0][:, None] - 1
+            images = blend_images(draft, x, given).flatten(0, 1)[None]
+            return F.conv2d(images, kernels, padding=1, groups=len(x))[0][:, None] - 1
 
     @torch.no_grad()
-    def fit_blend(self, draft: Tensor, x: Tensor, wanted: Tensor, mask: Tensor, source: int, target: int) -> None:
-        """Set one direction's filters by least squares inside the body. All (b, 1, H, W); mask (b, H, W) bool."""
-        neighbours = F.unfold(torch.cat([x, draft], 1).float() + 1, 3, padding=1).transpose(1, 2)   # b (H W) 18
+    def fit_blend(self, draft: Tensor, x: Tensor, wanted: Tensor, mask: Tensor, given: Tensor, target: int) -> None:
+        """Set the filters of one set of sources by least squares inside the body, and the scale of the error they leave.
+
+        draft, wanted: (b, 1, H, W); x: (b, m, H, W); mask: (b, H, W) bool; given: (m,) bool.
+        """
+        neighbours = F.unfold(blend_images(draft, x, given.expand(len(x), -1)), 3, padding=1).transpose(1, 2)   # b (H W) f
         inside = mask.flatten(1)
         a, y = neighbours[inside].double(), (wanted + 1).flatten(1)[inside].double()
-        gram = a.T @ a + 1e-6 * len(a) * torch.eye(18, dtype=a.dtype, device=a.device)
-        self.blend_kernel[source, target] = torch.linalg.solve(gram, a.T @ y).float().view(2, 3, 3)
+        gram = a.T @ a + 1e-6 * len(a) * torch.eye(a.shape[1], dtype=a.dtype, device=a.device)
+        kernel, task = torch.linalg.solve(gram, a.T @ y), (target, subset_number(given[None])[0])
+        self.blend_kernel[task] = kernel.float().view(-1, 3, 3)
+        self.log_error[task] = (a @ kernel - y).abs().mean().clamp_min(1e-4).log()
+
+
+def blend_images(draft: Tensor, x: Tensor, given: Tensor) -> Tensor:
+    """What the blend filters: given slices and linear decode, counted from air, so that air stays air: (b, m + 1, H, W)."""
+    return torch.cat([only(x, given, absent=-1.0), draft], 1).float() + 1

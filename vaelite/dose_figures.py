@@ -26,8 +26,8 @@ STRUCTURE_COLOURS = {
 }
 DOSE_STYLES = ("-", "--", ":", "-.", (0, (1, 3)), (0, (6, 2, 1, 2, 1, 2)))
 # as in `figures`; a test compares the two
-METHOD_COLOURS = {"vaelite": "#D55E00", "unet": "#000000", "ridge": "#56B4E9", "copy": "#999999"}
-METHOD_NAMES = {"unet": "U-Net"}
+METHOD_COLOURS = {"vaelite": "#D55E00", "unet": "#000000", "control": "#661100", "ridge": "#56B4E9", "copy": "#999999"}
+METHOD_NAMES = {"unet": "U-Net", "control": "no latents"}
 SOURCE_MARKERS = {"CBCT": "o", "T1c": "s", "T2w": "^"}
 SOURCE_STYLES = {"CBCT": "-", "T1c": "--", "T2w": ":"}
 WIDTH_IN, DPI = 7.0, 100                                     # 700 px: sharp on a page, still readable on a phone

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from scipy.stats import spearmanr
 
 from .cases import Case, data_fingerprint
 from .dose import DoseConfig, dvh_metrics, plan_imrt, recalculate, target_dose_error
@@ -21,7 +22,7 @@ from .metrics import image_metrics, summarise, tissue_mae_hu
 from .runs import Run, code_version, write_atomically
 from .translate import Translator
 
-IMAGE_METHODS = ("vaelite", "unet", "ridge", "copy")
+IMAGE_METHODS = ("vaelite", "unet", "control", "ridge", "copy")
 UNITS = {"PSNR": "dB", "SSIM": "1"}
 OF_ONE_PATIENT = ("pass_percent", "mean_gamma", "n_voxels", "spacing_mm", "normalisation_gy")    # of a gamma result
 Values = dict[tuple, dict[str, float | None]]                # row key -> {case: value}
@@ -29,10 +30,11 @@ OnCase = Callable[[str], None]
 
 
 def evaluate_images(translator: Translator, cases: list[Case], on_case: OnCase = print) -> list[dict[str, Any]]:
-    """Tables "reconstruction", "translation" and "tissue" for the given test cases -> report rows.
+    """Tables "reconstruction", "translation", "fusion", "uncertainty" and "tissue" for the given test cases -> report rows.
 
-    Every method predicts every direction whose two volumes a case has. Methods: "vaelite" (all three stages), "unet",
-    "ridge" and "copy"; "copy" hands the source's [-1, 1] values to the target's scale. A predicted MR is put on the
+    Every method predicts every direction whose two volumes a case has; "fusion" does so from all other modalities at once
+    (source "CBCT+T1c+T2w"). Methods: "vaelite" (all three stages), those
+    baselines of IMAGE_METHODS that the run has; "copy" hands the source's [-1, 1] values to the target's scale. A predicted MR is put on the
     reference's own intensity scale, since MR has no unit.
     """
     collected: Values = defaultdict(dict)
@@ -44,12 +46,21 @@ def evaluate_images(translator: Translator, cases: list[Case], on_case: OnCase =
             decoded = from_unit(translator.reconstruct(unit[target][0]), target, unit[target][1])
             collect(collected, case.name, ("reconstruction", "vaelite", target, target), wanted, decoded, mask)
             for source in (m for m in reference if m != target):
-                for method in IMAGE_METHODS:
-                    if method == "unet" and translator.unet is None:
-                        continue
-                    predicted = translator.volume_unit(unit[source][0], source, target, method)
+                for method in (m for m in IMAGE_METHODS if m in translator.methods()):
+                    if method == "vaelite" and f"{source}>{target}" in translator.widths:
+                        predicted, half = translator.volume_interval(unit[source][0], source, target)
+                        for metric, value in judge_interval(unit[target][0], predicted, half, mask).items():
+                            collected["uncertainty", method, source, target, *metric][case.name] = value
+                    else:
+                        predicted = translator.volume_unit(unit[source][0], source, target, method)
                     predicted = from_unit(predicted, target, unit[target][1])
                     collect(collected, case.name, ("translation", method, source, target), wanted, predicted, mask)
+        for sources, target in translator.fusions():
+            if {*sources, target} <= set(reference):
+                for method in (m for m in IMAGE_METHODS if m in translator.methods(len(sources))):
+                    predicted = translator.volume_unit([unit[s][0] for s in sources], sources, target, method)
+                    predicted = from_unit(predicted, target, unit[target][1])
+                    collect(collected, case.name, ("fusion", method, "+".join(sources), target), reference[target], predicted, mask)
         on_case(f"images {number}/{len(cases)}  {case.name}  {time.perf_counter() - start:.0f} s")
     return [as_row(key, values) for key, values in collected.items()]
 
@@ -63,6 +74,25 @@ def collect(collected: Values, case: str, key: tuple, reference: np.ndarray, pre
     if target in HU_MODALITIES and table == "translation":
         for tissue, value in tissue_mae_hu(reference, predicted, mask).items():
             collected["tissue", method, source, target, f"MAE {tissue}", "HU", "body mask"][case] = value
+
+
+def judge_interval(wanted: np.ndarray, predicted: np.ndarray, half_width: np.ndarray, mask: np.ndarray,
+                   patch: int = 8) -> dict[tuple[str, str, str], float]:
+    """Does an interval hold what it promises, and is it wide where the error is large? All (z, y, x), one unit.
+
+    "coverage": share of the body's voxels whose truth lies inside [%]. "spearman": rank correlation of half width and
+    absolute error [1], means over the patch x patch pixels of each slice that lie in the body.
+    """
+    error = np.abs(predicted - wanted)
+    z, y, x = (np.array(mask.shape) // (1, patch, patch)) * (1, patch, patch)
+
+    def patches(volume: np.ndarray) -> np.ndarray:
+        return volume[:z, :y, :x].reshape(z, y // patch, patch, x // patch, patch).mean((2, 4))
+
+    inside = patches(mask.astype(np.float32)) == 1
+    rank = spearmanr(patches(half_width)[inside], patches(error)[inside]).statistic
+    return {("coverage", "%", "body mask"): float(100 * (error <= half_width)[mask].mean()),
+            ("spearman", "1", f"{patch} x {patch} pixels in the body"): float(rank)}
 
 
 def mae_unit(modality: str) -> str:
@@ -129,8 +159,8 @@ def dose_of_case(translator: Translator, case: Case, config: DoseConfig):
     doses = {}
     for source in (m for m in case.modalities if m != "CT" and m in translator.modalities):
         unit, _ = to_unit(case.volume(source), source, body)
-        for method in IMAGE_METHODS:
-            if (method == "unet" and translator.unet is None) or (method == "copy" and source not in HU_MODALITIES):
+        for method in (m for m in IMAGE_METHODS if m in translator.methods()):
+            if method == "copy" and source not in HU_MODALITIES:
                 continue                                     # an MR is no CT: its grey values are no densities
             sct_hu = from_unit(translator.volume_unit(unit, source, "CT", method), "CT")
             doses[method, source] = recalculate(plan, sct_hu, max_missing_percent=100.0)   # a bad method is a result too

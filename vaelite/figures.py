@@ -20,9 +20,9 @@ from matplotlib.image import AxesImage
 # Okabe and Ito 2008; the last two methods: Tol's muted set. Told apart by colour-blind readers. One colour for one
 # modality or one method, everywhere: no method has the colour of a modality.
 MODALITY_COLOURS = {"CBCT": "#E69F00", "CT": "#0072B2", "T1c": "#009E73", "T2w": "#CC79A7"}
-METHOD_COLOURS = {"vaelite": "#D55E00", "unet": "#000000", "ridge": "#56B4E9", "copy": "#999999",
+METHOD_COLOURS = {"vaelite": "#D55E00", "unet": "#000000", "control": "#661100", "ridge": "#56B4E9", "copy": "#999999",
                   "mapped": "#882255", "blended": "#AA9900", "finetuned": "#332288"}
-METHOD_NAMES = {"unet": "U-Net", "finetuned": "fine-tuned"}    # where the name shown is not the name in code
+METHOD_NAMES = {"unet": "U-Net", "control": "no latents", "finetuned": "fine-tuned"}    # where the name shown is not the name in code
 PATIENT_MARKERS = "osD^vP*X<>ph"
 DIVERGING = "RdBu_r"
 WIDTH_IN, DPI = 7.0, 100                                     # 700 px: sharp on a page, still readable on a phone

@@ -47,3 +47,11 @@ def image_loss(prediction: Tensor, target: Tensor, ssim_weight: float = 0.2) -> 
     The paper does not publish its losses; these and the weight 0.2 are our choice.
     """
     return (prediction - target).abs().mean() + ssim_weight * (1 - ssim_2d(prediction, target).mean())
+
+
+def laplace_nll(error: Tensor, log_scale: Tensor) -> Tensor:
+    """Mean negative log-likelihood of errors that are Laplace with scale b: |e| / b + ln b (+ ln 2, left out).
+
+    error, log_scale = ln b: (b, 1, h, w). Its minimum is at b = |e| on average, so b learns the expected error.
+    """
+    return (error.abs() * (-log_scale).exp() + log_scale).mean()

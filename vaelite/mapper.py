@@ -1,7 +1,8 @@
-"""Stage 2: a bidirectional transformer that maps the latents of one modality to those of another.
+"""Stage 2: a bidirectional transformer that maps the latents of the modalities at hand to those of another.
 
-One model serves every direction: a source and a target embedding modulate each block (adaLN-Zero). It learns what the
-closed-form ridge regression of each direction leaves over, so it starts at the ridge, not at noise (our choice).
+One model serves every direction and every fusion: which modalities are given and which is wanted modulates each block
+(adaLN-Zero). It learns what a closed-form ridge regression leaves over (one for each set of sources and each target), so
+it starts at the ridge, not at noise (our choice).
 """
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from .layers import zero
+from .layers import Guidance, only, subset, subset_number, zero
 
 
 @dataclass(frozen=True)
@@ -63,79 +64,97 @@ class Block(nn.Module):
 
 
 class LatentMapper(nn.Module):
-    """Latents of `source` -> latents of `target`, all directions in one model.
+    """Latents of the given modalities -> latents of `target`, all directions and fusions in one model.
 
-    z: (b, k, h, w) raw VAE latents; source, target: (b,) modality numbers -> (b, k, h, w) raw latents.
+    z: (b, m, k, h, w) raw VAE latents, one slot a modality; given: (b, m) bool, the slots to read (the others may hold
+    anything); target: (b,) modality numbers -> (b, k, h, w) raw latents.
     """
 
     def __init__(self, config: MapperConfig):
         super().__init__()
         self.config = config
-        m, k, d = config.modalities, config.latent_channels, config.width
-        self.source_embedding = nn.Embedding(m, d)
-        self.target_embedding = nn.Embedding(m, d)
-        self.embed = nn.Linear(k, d)
+        m, k, d, n = config.modalities, config.latent_channels, config.width, config.neighbourhood
+        self.guidance = Guidance(m, d)
+        self.embed = nn.Linear(m * k, d)
         self.blocks = nn.ModuleList(Block(d, config.heads) for _ in range(config.depth))
         self.norm = nn.LayerNorm(d)
         self.head = zero(nn.Linear(d, k))
-        # latents are normalised inside, so that no caller can forget it; one ridge kernel a direction
+        # latents are normalised inside, so that no caller can forget it
         self.register_buffer("latent_mean", torch.zeros(k, 1, 1))
         self.register_buffer("latent_deviation", torch.ones(k, 1, 1))
-        self.register_buffer("ridge_kernel", torch.zeros(m, m, k, k, config.neighbourhood, config.neighbourhood))
-        self.register_buffer("ridge_bias", torch.zeros(m, m, k))
+        self.register_buffer("ridge_kernel", torch.zeros(m, 2**m, k, m * k, n, n))    # by target and set of sources
+        self.register_buffer("ridge_bias", torch.zeros(m, 2**m, k))
 
-    def forward(self, z: Tensor, source: Tensor, target: Tensor) -> Tensor:
-        z = (z - self.latent_mean) / self.latent_deviation
-        mapped = self.ridge(z, source, target) + self.transform(z, source, target)
+    def forward(self, z: Tensor, given: Tensor, target: Tensor) -> Tensor:
+        sources = self.normalise(z, given)
+        mapped = self.ridge(sources, given, target) + self.transform(sources, given, target)
         return mapped * self.latent_deviation + self.latent_mean
 
-    def transform(self, z: Tensor, source: Tensor, target: Tensor) -> Tensor:
-        """The transformer: normalised latents to the correction of the ridge; zero before training."""
-        h, w = z.shape[-2:]
-        condition = self.source_embedding(source) + self.target_embedding(target)
-        tokens = self.embed(rearrange(z, "b k h w -> b (h w) k"))             # one token per latent pixel
-        tokens = tokens + position_code(h, w, self.config.width, z.device)
+    def normalise(self, z: Tensor, given: Tensor) -> Tensor:
+        """Raw latents (b, m, k, h, w) -> of mean 0 and deviation 1, absent modalities 0: (b, m k, h, w)."""
+        return rearrange(only((z.float() - self.latent_mean) / self.latent_deviation, given), "b m k h w -> b (m k) h w")
+
+    def transform(self, sources: Tensor, given: Tensor, target: Tensor) -> Tensor:
+        """The transformer: normalised latents (b, m k, h, w) to the correction of the ridge; zero before training."""
+        h, w = sources.shape[-2:]
+        condition = self.guidance(given, target)
+        tokens = self.embed(rearrange(sources, "b c h w -> b (h w) c"))       # one token per latent pixel
+        tokens = tokens + position_code(h, w, self.config.width, sources.device)
         for block in self.blocks:
             tokens = block(tokens, condition, (h, w))
         return rearrange(self.head(self.norm(tokens)).float(), "b (h w) k -> b k h w", h=h)
 
-    def ridge(self, z: Tensor, source: Tensor, target: Tensor) -> Tensor:
-        """The linear start: each target latent from the source's latents around it, one kernel a direction."""
-        out = torch.empty_like(z, dtype=torch.float32)
-        with torch.autocast(z.device.type, enabled=False):
-            for s, t in torch.stack([source, target], 1).unique(dim=0).tolist():
-                rows = (source == s) & (target == t)
-                out[rows] = F.conv2d(z[rows].float(), self.ridge_kernel[s, t], self.ridge_bias[s, t], padding="same")
+    def ridge(self, sources: Tensor, given: Tensor, target: Tensor) -> Tensor:
+        """The linear start: each target latent from the latents of all sources around it."""
+        out = sources.new_empty(len(sources), self.config.latent_channels, *sources.shape[-2:])
+        with torch.autocast(sources.device.type, enabled=False):
+            for t, number in torch.stack([target, subset_number(given)], 1).unique(dim=0).tolist():
+                rows = (target == t) & (subset_number(given) == number)
+                out[rows] = F.conv2d(sources[rows], self.ridge_kernel[t, number], self.ridge_bias[t, number], padding="same")
         return out
 
-    def ridge_latents(self, z: Tensor, source: Tensor, target: Tensor) -> Tensor:
+    def ridge_latents(self, z: Tensor, given: Tensor, target: Tensor) -> Tensor:
         """The ridge alone, raw latents to raw latents: the baseline that the transformer has to beat."""
-        mapped = self.ridge((z - self.latent_mean) / self.latent_deviation, source, target)
-        return mapped * self.latent_deviation + self.latent_mean
+        return self.ridge(self.normalise(z, given), given, target) * self.latent_deviation + self.latent_mean
 
     @torch.no_grad()
     def fit_ridge(self, latents: Tensor, have: Tensor, penalty: float = 1e-2) -> LatentMapper:
-        """Set normalisation and the ridge of every direction whose pairs exist. Closed form, seconds.
+        """Set normalisation and the ridge of every set of sources and target that some slice has. Closed form, seconds.
 
         latents: (n, m, k, h, w) raw, absent modalities anything; have: (n, m) bool.
+        One Gram matrix of all patches of all modalities holds every regression: each is a choice of its rows and columns.
         """
         m, k, size = self.config.modalities, self.config.latent_channels, self.config.neighbourhood
         present = latents[have].float()                      # (p, k, h, w)
         self.latent_mean.copy_(present.mean((0, 2, 3)).view(k, 1, 1))
         self.latent_deviation.copy_(present.std((0, 2, 3)).clamp_min(1e-6).view(k, 1, 1))
-        for s in range(m):
-            for t in range(m):
-                rows = have[:, s] & have[:, t]
-                if s == t or not rows.any():
+        patterns, pattern_of = have.unique(dim=0, return_inverse=True)
+        grams = [self.gram(latents[pattern_of == i], have[pattern_of == i]) for i in range(len(patterns))]
+        modality_of = torch.arange(m, device=latents.device).repeat_interleave(k * size**2)    # of each feature
+        for t in range(m):
+            centres = t * k * size**2 + torch.arange(k, device=latents.device) * size**2 + size**2 // 2
+            for number in range(1, 2**m):
+                sources = subset(number, m).to(have.device)
+                useful = [gram for gram, pattern in zip(grams, patterns) if pattern[t] and pattern[sources].all()]
+                if sources[t] or not useful:
                     continue
-                x = (latents[rows, s].float() - self.latent_mean) / self.latent_deviation
-                y = (latents[rows, t].float() - self.latent_mean) / self.latent_deviation
-                patches = F.unfold(x, size, padding=size // 2)               # b (k size size) n
-                weights = ridge_regression(rearrange(patches, "b f n -> (b n) f"),
-                                           rearrange(y, "b k h w -> (b h w) k"), penalty)
-                self.ridge_kernel[s, t] = rearrange(weights[:-1], "(i a b) o -> o i a b", a=size, b=size)
-                self.ridge_bias[s, t] = weights[-1]
+                gram = torch.stack(useful).sum(0)
+                features = torch.cat([sources[modality_of].nonzero()[:, 0], centres.new_tensor([len(gram) - 1])])
+                weights = solve_ridge(gram[features[:, None], features], gram[features[:, None], centres], penalty).float()
+                self.ridge_kernel[t, number] = 0
+                self.ridge_kernel[t, number][:, sources.repeat_interleave(k)] = rearrange(
+                    weights[:-1], "(c a b) o -> o c a b", a=size, b=size)
+                self.ridge_bias[t, number] = weights[-1]
         return self
+
+    def gram(self, latents: Tensor, have: Tensor, batch: int = 32) -> Tensor:
+        """Sum over all places of x x^T, x = (size x size patches of all modalities, 1): (f + 1, f + 1), float64."""
+        total = 0
+        for z, given in zip(latents.split(batch), have.split(batch)):
+            patches = F.unfold(self.normalise(z, given), self.config.neighbourhood, padding=self.config.neighbourhood // 2)
+            x = F.pad(rearrange(patches, "b f n -> (b n) f").double(), (0, 1), value=1.0)
+            total = total + x.T @ x
+        return total
 
 
 def ridge_regression(x: Tensor, y: Tensor, penalty: float) -> Tensor:
@@ -143,10 +162,14 @@ def ridge_regression(x: Tensor, y: Tensor, penalty: float) -> Tensor:
 
     x: (n, f), y: (n, o) -> (f + 1, o), the last row the intercept. penalty 0 is ordinary least squares.
     """
-    x = torch.cat([x, torch.ones_like(x[:, :1])], 1).double()
-    gram = x.T @ x
-    gram = gram + penalty * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    return torch.linalg.solve(gram, x.T @ y.double()).to(y.dtype)
+    x = F.pad(x, (0, 1), value=1.0).double()
+    return solve_ridge(x.T @ x, x.T @ y.double(), penalty).to(y.dtype)
+
+
+def solve_ridge(gram: Tensor, cross: Tensor, penalty: float) -> Tensor:
+    """The same from x^T x (f, f) and x^T y (f, o), which add up over data that never meet in memory -> (f, o)."""
+    eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    return torch.linalg.solve(gram + penalty * gram.diagonal().mean() * eye, cross)
 
 
 def position_code(h: int, w: int, width: int, device: torch.device | str = "cpu") -> Tensor:

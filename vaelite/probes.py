@@ -7,25 +7,28 @@ from scipy import ndimage
 
 from .intensity import MODALITIES
 from .slices import SliceSet
-from .translate import Translator
+from .translate import Translator, task_name
 
 
-def direction_errors(translator: Translator, slices: SliceSet, methods: tuple[str, ...]) -> dict[str, dict[str, float]]:
+def direction_errors(translator: Translator, slices: SliceSet, methods: tuple[str, ...],
+                     fusions: bool = False) -> dict[str, dict[str, float]]:
     """Mean absolute error in the body [1, images in -1..1] of each direction and method: {"CBCT>CT": {"copy": ...}}.
 
     The method "tokenizer" decodes the true target's own latents: what is left if the mapping were perfect.
+    fusions: also of the tasks that have all other modalities as sources ({"CBCT+T1c+T2w>CT": ...}).
     """
     errors: dict[str, dict[str, float]] = {}
-    for source, target in translator.directions():
-        s, t = MODALITIES.index(source), MODALITIES.index(target)
-        rows = slices.have[:, s] & slices.have[:, t]
+    single = [((source,), target) for source, target in translator.directions()]
+    for sources, target in [*single, *(translator.fusions() if fusions else ())]:
+        s, t = [MODALITIES.index(source) for source in sources], MODALITIES.index(target)
+        rows = slices.have[:, [*s, t]].all(1)
         wanted, mask = slices.x[rows, t].float(), slices.mask[rows]
         for method in methods if rows.any() else ():
             if method == "tokenizer":
                 predicted = torch.from_numpy(translator.reconstruct(wanted.numpy()))
             else:
-                predicted = translator.slices(slices.x[rows, s][:, None], source, target, method)[:, 0]
-            errors.setdefault(f"{source}>{target}", {})[method] = float((predicted - wanted).abs()[mask].mean())
+                predicted = translator.slices(slices.x[rows][:, s], sources, target, method)[:, 0]
+            errors.setdefault(task_name(sources, target), {})[method] = float((predicted - wanted).abs()[mask].mean())
     return errors
 
 

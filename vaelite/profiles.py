@@ -9,7 +9,7 @@ import difflib
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
-from .baselines import UNetConfig
+from .baselines import ControlConfig, UNetConfig
 from .decoder import DecoderConfig
 from .dose import DoseConfig
 from .errors import VaeliteError
@@ -25,6 +25,7 @@ class DataConfig:
     size: int = 128                                          # pixels in plane; other grids are resized and padded to it
     slice_step: int = 2                                      # train on every n-th slice: neighbours are nearly alike
     cases: int = 32
+    fused: float = 0.25                                      # share of the training pairs that get further sources; our choice
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class LossConfig:
 
     ssim: float = 0.2
     kl: float = 1e-4                                         # per latent
+    quantisation: float = 1.0                                # of a codebook, if the tokenizer has one
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class Config:
     decoder_fit: FitConfig = field(default_factory=lambda: FitConfig(steps=900, learning_rate=1.5e-3))
     unet: UNetConfig = field(default_factory=UNetConfig)
     unet_fit: FitConfig = field(default_factory=lambda: FitConfig(learning_rate=4e-3))    # trained for the method's seconds
+    control: ControlConfig = field(default_factory=ControlConfig)
+    control_fit: FitConfig = field(default_factory=lambda: FitConfig(learning_rate=2e-3))    # for the method's seconds
     dose: DoseConfig = field(default_factory=DoseConfig)
     device: str = "auto"                                     # "auto": a CUDA GPU if there is one, else the CPU
     seed: int = 0
@@ -67,6 +71,17 @@ PROFILES: dict[str, dict[str, Any]] = {
               "vae_fit.batch": 32, "mapper_fit.batch": 64, "decoder_fit.batch": 32, "unet_fit.batch": 32,
               "vae_fit.learning_rate": 4e-4, "mapper_fit.learning_rate": 2e-4, "decoder_fit.learning_rate": 4e-4,
               "unet_fit.learning_rate": 1e-3, "dose.cases": 17},
+}
+
+
+# The tokenizers the paper's vocabulary comes from (Rombach et al. 2022), as changes of any profile's knobs:
+# profile("laptop", **TOKENIZERS["VQ-16"]). Codebook: our choice (theirs has 16,384 vectors for millions of pictures).
+TOKENIZERS: dict[str, dict[str, Any]] = {
+    "KL-8, 16 channels": {},
+    "KL-8": {"vae.latent_channels": 4},
+    "KL-16": {"vae.factor": 16, "vae.encoder_widths": (64, 128, 128), "vae.decoder_widths": (32, 64, 128, 128)},
+    "VQ-16": {"vae.factor": 16, "vae.latent_channels": 8, "vae.codebook": 1024, "vae.encoder_widths": (64, 128, 128),
+              "vae.decoder_widths": (32, 64, 128, 128)},
 }
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-METHODS = {"vaelite": "vaelite", "unet": "U-Net", "ridge": "ridge", "copy": "copy"}
+METHODS = {"vaelite": "vaelite", "unet": "U-Net", "control": "no latents", "ridge": "ridge", "copy": "copy"}
 
 # Liang et al. 2025 (doi 10.1002/mp.17912), abstract: mean +- SD over its private patients, mask and window not stated
 PAPER = {
@@ -28,6 +28,10 @@ def report_tables(report: dict[str, Any]) -> str:
             f"mean ± SD over test patients. Images: {'; '.join(data['sources'])}. Research and teaching only.")
     parts = [head, training_table(report), "## Reconstruction", reconstruction_table(report), "## Translation"]
     parts += [translation_table(report, metric, on_grid) for metric in ("MAE", "PSNR", "SSIM") for on_grid in (False, True)]
+    if rows_of(report, table="fusion"):
+        parts += ["## Fusion", fusion_table(report)]
+    if rows_of(report, table="uncertainty"):
+        parts += ["## Uncertainty", uncertainty_table(report)]
     if rows_of(report, table="gamma"):
         parts += ["## Dose", gamma_table(report), dvh_table(report)]
     parts.append(f"Paper: Liang et al. 2025, abstract. {NOT_COMPARABLE}")
@@ -94,6 +98,33 @@ def translation_table(report: dict[str, Any], metric: str, on_grid: bool = False
         ["direction", "unit", "convention", *[METHODS[m] for m in methods], "n", "paper (not comparable)"], lines)
 
 
+def fusion_table(report: dict[str, Any]) -> str:
+    """All other modalities at once against the best single source of the same method, in the body."""
+    lines, methods = [], [m for m in METHODS if rows_of(report, table="fusion", method=m)]
+    for target in present(report, table="fusion"):
+        for metric in ("MAE", "PSNR", "SSIM"):
+            wanted = {"target": target, "metric": metric, "convention": conventions(target)[0]}
+            cells = []
+            for method in methods:
+                fused = rows_of(report, table="fusion", method=method, **wanted)[0]
+                singles = [row["mean"] for row in rows_of(report, table="translation", method=method, **wanted)]
+                best = (min if metric == "MAE" else max)(singles)
+                cells.append(f"{row_text(fused)} ({number(best, metric, fused['unit'])})")
+            lines.append([target, f"{metric} [{fused['unit']}]", fused["convention"], *cells, str(fused["n"])])
+    return ("All other modalities at once; in brackets the mean from the best single source\n\n"
+            + markdown(["target", "metric", "convention", *[METHODS[m] for m in methods], "n"], lines))
+
+
+def uncertainty_table(report: dict[str, Any]) -> str:
+    """Do the intervals around a translation hold what they promise on patients that calibrated nothing?"""
+    rows = rows_of(report, table="uncertainty", metric="coverage")
+    lines = [[f"{row['source']} → {row['target']}", row_text(row, 1),
+              cell(report, table="uncertainty", metric="spearman", source=row["source"], target=row["target"]), str(row["n"])]
+             for row in rows]
+    return ("Intervals made to hold 80 % of the validation patients' body; spearman: rank correlation of their width with the "
+            "error, 8 x 8 pixels\n\n" + markdown(["direction", "inside [%]", "spearman", "n"], lines))
+
+
 def gamma_table(report: dict[str, Any]) -> str:
     """Gamma pass rate and target dose error of every synthetic CT."""
     criteria = list(dict.fromkeys(row["metric"] for row in rows_of(report, table="gamma")))
@@ -131,7 +162,8 @@ def dvh_table(report: dict[str, Any]) -> str:
 def report_card(report: dict[str, Any]) -> list[dict[str, str]]:
     """Questions a clinic would ask, answered by the report, whoever wins: [{"question", "answer", "numbers"}]."""
     card = []
-    for rival, name in (("copy", "doing nothing"), ("ridge", "the closed-form ridge"), ("unet", "the U-Net")):
+    for rival, name in (("copy", "doing nothing"), ("ridge", "the closed-form ridge"), ("unet", "the U-Net"),
+                        ("control", "the same without latents")):
         for metric, sign in (("MAE", -1), ("SSIM", 1)):
             ours, theirs = body_means(report, "vaelite", metric), body_means(report, rival, metric)
             lost = [d for d in theirs if sign * ours[d] <= sign * theirs[d]]

@@ -2,29 +2,35 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
 from typing import Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from .baselines import ConditionedUNet, UNetConfig, count_parameters
+from .baselines import BASELINES, NoLatentControl, count_parameters
 from .cases import Case, data_fingerprint
 from .decoder import DecoderConfig, GuidedDecoder
 from .errors import VaeliteError
 from .evaluation import build_report, evaluate_dose, evaluate_images, prescriptions
 from .intensity import MODALITIES
-from .losses import image_loss, kl_divergence
+from .layers import subset
+from .losses import image_loss, kl_divergence, laplace_nll
 from .mapper import LatentMapper, MapperConfig
 from .probes import direction_errors
 from .profiles import Config, from_knobs, knobs, like
 from .runs import Run
-from .slices import SliceSet, every_nth, load_slices
-from .train import FitResult, PrintProgress, directions, draw_pairs, draw_slices, fit
-from .translate import DECODERS, Translator
+from .slices import SliceSet, every_nth, load_slices, thinned
+from .train import FitResult, PrintProgress, directions, draw_slices, draw_tasks, fit, tasks
+from .translate import COVERAGE, DECODERS, Translator, task_name
 from .vae import VAE, VAEConfig
 
+# The error's scale learns beside the image. So small a weight keeps it out of the gradient's norm, which is clipped; AdamW
+# makes its steps as long as all others.
+SCALE_WEIGHT = 1e-3
 OnStep = Callable[[str, int, float, dict[str, float]], None]
 
 
@@ -40,23 +46,29 @@ def train_vae(cfg: Config, cases: list[Case], run: Run, on_step: OnStep | None =
     slices = stage_slices(cfg, cases, "train")
     held_out = stage_slices(cfg, cases, "validation")        # before training: a missing split costs nothing
     vae = VAE(cfg.vae).to(device)
-    vae.fit_pca(draw_slices(slices, min(600, 4 * len(slices)), generator, device))
+    some = draw_slices(slices, min(600, 4 * len(slices)), generator, device)
+    vae.fit_pca(some)
+    if vae.codebook:
+        vae.codebook.fit(vae.encode(some[:100]).mean.detach(), generator)
 
     def batch_loss() -> dict[str, Tensor]:
         x = draw_slices(slices, cfg.vae_fit.batch, generator, device)
         reconstruction, posterior = vae(x, generator)
-        kl_per_latent = kl_divergence(posterior.mean, posterior.logvar).mean() / posterior.mean[0].numel()
         image = image_loss(reconstruction, x, cfg.loss.ssim)
+        if vae.codebook:
+            quantisation = vae.codebook.loss(posterior.mean)
+            return {"loss": image + cfg.loss.quantisation * quantisation, "image": image, "quantisation": quantisation}
+        kl_per_latent = kl_divergence(posterior.mean, posterior.logvar).mean() / posterior.mean[0].numel()
         return {"loss": image + cfg.loss.kl * kl_per_latent, "image": image, "kl_per_latent": kl_per_latent}
 
     result = fit(vae, batch_loss, cfg.vae_fit, on_step or PrintProgress(), "vae")
-    run.save_stage("vae", vae.state_dict(), record(
-        cfg, cases, vae, asdict(cfg.vae), result, start, {"psnr_db": reconstruction_psnr(vae, held_out)}))
+    metrics = {"psnr_db": reconstruction_psnr(vae, held_out), "kl_per_channel": kl_per_channel(vae, held_out)}
+    run.save_stage("vae", vae.state_dict(), record(cfg, cases, vae, asdict(cfg.vae), result, start, metrics))
     return vae
 
 
 def train_mapper(cfg: Config, cases: list[Case], run: Run, on_step: OnStep | None = None) -> LatentMapper:
-    """Stage 2: ridge regression in closed form for each direction, then the transformer on what it leaves over."""
+    """Stage 2: ridge regression in closed form for each task, then the transformer on what it leaves over."""
     if is_finished("mapper", cfg, cases, run):
         return load_mapper(run, cfg)
     start = time.perf_counter()
@@ -71,15 +83,15 @@ def train_mapper(cfg: Config, cases: list[Case], run: Run, on_step: OnStep | Non
     mapper.fit_ridge(latents[:, sample].flatten(0, 1).to(device), slices.have[sample].repeat(2, 1).to(device))
 
     def batch_loss() -> dict[str, Tensor]:
-        rows, source, target = draw_pairs(slices.have, cfg.mapper_fit.batch, generator)
+        rows, given, target = draw_tasks(slices.have, cfg.mapper_fit.batch, generator, cfg.data.fused)
         mirror = torch.randint(2, rows.shape, generator=generator)
-        z, wanted = (latents[mirror, rows, m].float().to(device) for m in (source, target))
-        mapped = mapper(z, source.to(device), target.to(device))
+        z, wanted = (latents[mirror, rows].float().to(device), latents[mirror, rows, target].float().to(device))
+        mapped = mapper(z, given.to(device), target.to(device))
         return {"loss": ((mapped - wanted) / mapper.latent_deviation).abs().mean()}
 
     result = fit(mapper, batch_loss, cfg.mapper_fit, on_step or PrintProgress(), "mapper")
     run.save_stage("mapper", mapper.state_dict(), record(cfg, cases, mapper, asdict(config), result, start)
-                   | {"pairs": named(directions(slices.have))}, needs=("vae",))
+                   | {"tasks": named(tasks(slices.have))}, needs=("vae",))
     return mapper
 
 
@@ -96,66 +108,72 @@ def finetune_decoder(cfg: Config, cases: list[Case], run: Run, on_step: OnStep |
     require_same_data(run, cases, cfg)
     device, generator = seeded(cfg, "decoder")
     slices = stage_slices(cfg, cases, "train")
-    held_out = stage_slices(cfg, cases, "validation")
-    pairs = named(directions(slices.have))
-    if unjudged := [f"{s} to {t}" for s, t in pairs if (s, t) not in named(directions(held_out.have))]:
+    held_out = thinned(stage_slices(cfg, cases, "validation"), 60)
+    names, judged = named(tasks(slices.have)), named(tasks(held_out.have))
+    if unjudged := [name for name in names if "+" not in name and name not in judged]:
         raise VaeliteError(f"No validation patient can judge {', '.join(unjudged)}, so no decoder could be chosen. Put a "
                            f"patient who has both modalities into the validation split of dataset.json.")
     latents = encode_slices(vae, slices)
     decoder = GuidedDecoder(vae.decoder, vae.config.decoder_widths, cfg.decoder).to(device).requires_grad_(True)
 
     @torch.no_grad()
-    def mapped_pair(rows: Tensor, source: Tensor, target: Tensor, mirror: Tensor) -> tuple[Tensor, ...]:
-        """Mapped latents, their linear decode, source slices and wanted slices of a batch."""
-        x, wanted = (mirrored(slices.x[rows, m], mirror).to(device) for m in (source, target))
-        z = latents[mirror, rows, source].float().to(device)
-        mapped = mapper(z, source.to(device), target.to(device))
-        return mapped, vae.linear_decode(mapped), x, wanted
+    def mapped_task(rows: Tensor, given: Tensor, target: Tensor, mirror: Tensor) -> tuple[Tensor, ...]:
+        """Mapped latents, their linear decode, all slices and the wanted slices of a batch."""
+        x = mirrored(slices.x[rows], mirror).to(device)
+        z = latents[mirror, rows].float().to(device)
+        mapped = mapper(z, given.to(device), target.to(device))
+        return mapped, vae.linear_decode(mapped), x, x[torch.arange(len(x)), target][:, None]
 
-    for s, t in directions(slices.have):                     # closed form, before any step
-        rows = (slices.have[:, s] & slices.have[:, t]).nonzero()[:, 0]
-        rows = rows[torch.randperm(len(rows), generator=generator)[:48]]
-        source, target = torch.full_like(rows, s), torch.full_like(rows, t)
-        mapped, draft, x, wanted = mapped_pair(rows, source, target, torch.zeros_like(rows))
+    for rows, given, target in sample_tasks(slices, generator):              # closed form, before any step
+        mapped, draft, x, wanted = mapped_task(rows, given, target, torch.zeros_like(rows))
         rest = wanted - vae.decoder(mapped)                  # what the stage-1 decoder's detail leaves to the blend
-        decoder.fit_blend(draft, x, rest, slices.mask[rows].to(device), s, t)
+        decoder.fit_blend(draft, x, rest, slices.mask[rows].to(device), given[0].to(device), int(target[0]))
 
     def batch_loss() -> dict[str, Tensor]:
-        rows, source, target = draw_pairs(slices.have, cfg.decoder_fit.batch, generator)
-        mapped, draft, x, wanted = mapped_pair(rows, source, target, torch.randint(2, rows.shape, generator=generator))
-        return {"loss": image_loss(decoder(mapped, draft, x, source.to(device), target.to(device)), wanted, cfg.loss.ssim)}
+        rows, given, target = draw_tasks(slices.have, cfg.decoder_fit.batch, generator, cfg.data.fused)
+        mapped, draft, x, wanted = mapped_task(rows, given, target, torch.randint(2, rows.shape, generator=generator))
+        drawn, log_scale = decoder.with_scale(mapped, draft, x, given.to(device), target.to(device))
+        image, nll = image_loss(drawn, wanted, cfg.loss.ssim), laplace_nll((drawn - wanted).detach(), log_scale)
+        return {"loss": image + SCALE_WEIGHT * nll, "image": image, "laplace_nll": nll}
 
     result = fit(decoder, batch_loss, cfg.decoder_fit, on_step or PrintProgress(), "decoder")
-    translator = Translator(vae, mapper, decoder, cfg.data.size, present(slices), pairs=pairs)
+    translator = Translator(vae, mapper, decoder, cfg.data.size, present(slices), names)
     choice, errors = choose_decoders(translator, held_out)
+    widths = calibrate(replace(translator, choice=choice), held_out)
     run.save_stage("decoder", decoder.state_dict(), record(
-        cfg, cases, decoder, asdict(cfg.decoder), result, start, {"validation_mae_unit": errors}) | {"choice": choice, "pairs": pairs},
-        needs=("vae", "mapper"))
+        cfg, cases, decoder, asdict(cfg.decoder), result, start, {"validation_mae_unit": errors})
+        | {"choice": choice, "tasks": names, "widths": widths}, needs=("vae", "mapper"))
     return load_translator(run)
 
 
-def train_unet(cfg: Config, cases: list[Case], run: Run, on_step: OnStep | None = None) -> ConditionedUNet:
-    """The image-space baseline, trained for as many seconds as the three stages took together, on the same slices."""
+def train_baseline(name: str, cfg: Config, cases: list[Case], run: Run, on_step: OnStep | None = None) -> torch.nn.Module:
+    """An image-space rival, trained for as many seconds as the three stages took together, on the same slices and tasks.
+
+    name: "unet", or "control" for stage 3 without latents.
+    """
     run.require("vae", "mapper", "decoder")
-    if is_finished("unet", cfg, cases, run):
-        return load_translator(run, cfg).unet
+    if is_finished(name, cfg, cases, run):
+        return load_translator(run, cfg).baselines[name]
     require_same_data(run, cases, cfg)
     start = time.perf_counter()
-    device, generator = seeded(cfg, "unet")
+    device, generator = seeded(cfg, name)
     slices = stage_slices(cfg, cases, "train")
-    unet = ConditionedUNet(cfg.unet).to(device)
-    budget = sum(run.stages[name]["seconds"] for name in ("vae", "mapper", "decoder"))
+    shape, recipe = getattr(cfg, name), getattr(cfg, f"{name}_fit")
+    network = BASELINES[name][0](shape).to(device)
+    budget = sum(run.stages[stage]["seconds"] for stage in ("vae", "mapper", "decoder"))
+    if name == "control":
+        fit_control(network, slices, generator, device)
 
     def batch_loss() -> dict[str, Tensor]:
-        rows, source, target = draw_pairs(slices.have, cfg.unet_fit.batch, generator)
-        mirror = torch.randint(2, rows.shape, generator=generator)
-        x, wanted = (mirrored(slices.x[rows, m], mirror).to(device) for m in (source, target))
-        return {"loss": image_loss(unet(x, source.to(device), target.to(device)), wanted, cfg.loss.ssim)}
+        rows, given, target = draw_tasks(slices.have, recipe.batch, generator, cfg.data.fused)
+        x = mirrored(slices.x[rows], torch.randint(2, rows.shape, generator=generator)).to(device)
+        wanted = x[torch.arange(len(x)), target][:, None]
+        return {"loss": image_loss(network(x, given.to(device), target.to(device)), wanted, cfg.loss.ssim)}
 
-    result = fit(unet, batch_loss, cfg.unet_fit, on_step or PrintProgress(), "unet", seconds=budget)
-    run.save_stage("unet", unet.state_dict(), record(cfg, cases, unet, asdict(cfg.unet), result, start),
+    result = fit(network, batch_loss, replace(recipe, seconds=budget), on_step or PrintProgress(), name)
+    run.save_stage(name, network.state_dict(), record(cfg, cases, network, asdict(shape), result, start),
                    needs=("vae", "mapper", "decoder"))      # their seconds are its budget
-    return unet
+    return network
 
 
 def evaluate(cases: list[Case], run: Run, on_case: Callable[[str], None] = print) -> dict[str, Any]:
@@ -190,26 +208,26 @@ def load_mapper(run: Run, cfg: Config | None = None) -> LatentMapper:
 
 
 def load_translator(run: Run, cfg: Config | None = None) -> Translator:
-    """All stages of a run, with the U-Net baseline if it was trained."""
+    """All stages of a run, with the baselines that were trained."""
     stage = run.load_stage("decoder")
     vae, mapper = load_vae(run, cfg), load_mapper(run, cfg)
     guided = GuidedDecoder(vae.decoder, vae.config.decoder_widths, rebuild(DecoderConfig, stage.record["model"]))
     guided = restore(guided, stage.weights, run, "decoder", cfg)
-    unet = None
-    if run.is_current("unet"):                               # a baseline of other stages had another budget
-        baseline = run.load_stage("unet")
-        unet = restore(ConditionedUNet(rebuild(UNetConfig, baseline.record["model"])), baseline.weights, run, "unet", cfg)
+    baselines = {}
+    for name, (kind, shape) in BASELINES.items():
+        if run.is_current(name):                             # a baseline of other stages had another budget
+            saved = run.load_stage(name)
+            baselines[name] = restore(kind(rebuild(shape, saved.record["model"])), saved.weights, run, name, cfg)
     size, modalities = stage.record["config"]["data.size"], tuple(stage.record["modalities"])
-    pairs = tuple(tuple(pair) for pair in stage.record["pairs"])
-    return Translator(vae, mapper, guided, size, modalities, stage.record["choice"], unet, pairs)
+    return Translator(vae, mapper, guided, size, modalities, tuple(stage.record["tasks"]), stage.record["choice"], baselines,
+                      stage.record["widths"])
 
 
 def load_mapped(run: Run, cfg: Config | None = None) -> Translator:
     """Stages 1 and 2 alone: a translator for the methods "copy", "ridge" and "mapped", before stage 3 exists."""
     record = run.load_stage("mapper").record
     vae, mapper = load_vae(run, cfg), load_mapper(run, cfg)
-    pairs = tuple(tuple(pair) for pair in record["pairs"])
-    return Translator(vae, mapper, None, record["config"]["data.size"], tuple(record["modalities"]), pairs=pairs)
+    return Translator(vae, mapper, None, record["config"]["data.size"], tuple(record["modalities"]), tuple(record["tasks"]))
 
 
 def restore(model: torch.nn.Module, weights: dict[str, Tensor], run: Run, name: str, cfg: Config | None) -> Any:
@@ -259,10 +277,52 @@ def reconstruction_psnr(vae: VAE, slices: SliceSet, batch: int = 32) -> dict[str
     return {name: float(10 * torch.log10(4 * count[m] / squared[m])) for m, name in enumerate(MODALITIES) if count[m] > 0}
 
 
+def sample_tasks(slices: SliceSet, generator: torch.Generator, at_most: int = 32) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """For every task some random slices that can serve it: rows (b,), given (b, m), target (b,)."""
+    for number, t in tasks(slices.have):
+        given, target = subset(number), torch.tensor(t)
+        rows = slices.have[:, given | F.one_hot(target, len(given)).bool()].all(1).nonzero()[:, 0]
+        rows = rows[torch.randperm(len(rows), generator=generator)[:at_most]]
+        yield rows, given.expand(len(rows), -1), target.expand(len(rows))
+
+
+def fit_control(network: NoLatentControl, slices: SliceSet, generator: torch.Generator, device: str) -> None:
+    """The control's linear start, in closed form like the one of stage 3."""
+    for rows, given, target in sample_tasks(slices, generator):
+        x = slices.x[rows].float().to(device)
+        network.fit_blend(x, x[:, target[0]][:, None], slices.mask[rows].to(device), given[0].to(device), int(target[0]))
+
+
+@torch.no_grad()
+def kl_per_channel(vae: VAE, slices: SliceSet, at_most: int = 60) -> list[float]:
+    """KL of each latent channel [nat per latent], mean over slices and places. Near 0: the channel has collapsed, its
+    posterior is the prior and it says nothing of the slice (posterior collapse; Burda et al. 2016 count such units)."""
+    some = thinned(slices, at_most)
+    posterior = vae.encode(some.x[some.have][:, None].float().to(vae.patch_mean.device))
+    return (0.5 * (posterior.mean.square() + posterior.logvar.exp() - 1 - posterior.logvar)).mean((0, 2, 3)).tolist()
+
+
 def choose_decoders(translator: Translator, slices: SliceSet) -> tuple[dict[str, str], dict[str, dict[str, float]]]:
-    """Per direction the decoder with the lowest mean absolute error inside the body on these (validation) slices."""
-    errors = direction_errors(translator, slices, DECODERS)
+    """Per direction, and for all sources together, the decoder with the lowest mean absolute error inside the body on these
+    (validation) slices."""
+    errors = direction_errors(translator, slices, DECODERS, fusions=True)
     return {direction: min(of_method, key=of_method.get) for direction, of_method in errors.items()}, errors
+
+
+def calibrate(translator: Translator, slices: SliceSet) -> dict[str, float]:
+    """Per task how many predicted scales wide an interval must be to hold COVERAGE of the body's pixels, on these slices.
+
+    Were the error exactly Laplace with the predicted scale, it would be ln 5 = 1.61 for 80 %.
+    """
+    found = {}
+    for sources, target in [*(((s,), t) for s, t in translator.directions()), *translator.fusions()]:
+        s, t = [MODALITIES.index(source) for source in sources], MODALITIES.index(target)
+        rows = slices.have[:, [*s, t]].all(1)
+        if rows.any():
+            drawn, scale = translator.slices_with_scale(slices.x[rows][:, s], sources, target)
+            ratio = ((drawn[:, 0] - slices.x[rows, t].float()).abs() / scale[:, 0])[slices.mask[rows]]
+            found[task_name(sources, target)] = float(np.quantile(ratio.numpy(), COVERAGE))
+    return found
 
 
 def stage_slices(cfg: Config, cases: list[Case], name: str) -> SliceSet:
@@ -271,14 +331,14 @@ def stage_slices(cfg: Config, cases: list[Case], name: str) -> SliceSet:
 
 
 def mirrored(x: Tensor, mirror: Tensor) -> Tensor:
-    """Slices (b, h, w) -> (b, 1, h, w) float, left-right mirrored where `mirror` is 1."""
-    x = x[:, None].float()
+    """Slices (b, m, h, w) as float, left-right mirrored where `mirror` is 1."""
+    x = x.float()
     return torch.where(mirror.bool()[:, None, None, None], x.flip(-1), x)
 
 
-def named(pairs: list[tuple[int, int]]) -> tuple[tuple[str, str], ...]:
-    """Directions by modality numbers -> by names."""
-    return tuple((MODALITIES[s], MODALITIES[t]) for s, t in pairs)
+def named(numbers: list[tuple[int, int]]) -> tuple[str, ...]:
+    """Tasks by numbers (of the set of sources, of the target) -> by names, "CBCT+T1c>CT"."""
+    return tuple(task_name(tuple(m for m, one in zip(MODALITIES, subset(number)) if one), MODALITIES[t]) for number, t in numbers)
 
 
 def present(slices: SliceSet) -> tuple[str, ...]:
@@ -322,7 +382,7 @@ def split(cases: list[Case], name: str) -> list[Case]:
 
 def seeded(cfg: Config, stage: str) -> tuple[str, torch.Generator]:
     """Device and random generator of a stage; weights are drawn from the same seed."""
-    seed = cfg.seed * 1000 + ("vae", "mapper", "decoder", "unet").index(stage)
+    seed = cfg.seed * 1000 + ("vae", "mapper", "decoder", *BASELINES).index(stage)
     torch.manual_seed(seed)                                  # layer initialisation has no generator argument
     return resolve_device(cfg.device), torch.Generator().manual_seed(seed)
 

@@ -8,9 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .errors import VaeliteError
+from .layers import subset
 from .slices import SliceSet
 
 
@@ -19,6 +21,7 @@ class FitConfig:
     """How long and how fast one network trains. All values are our choice."""
 
     steps: int = 1000
+    seconds: float = 0.0                                     # if above 0: train for this wall time, whatever the steps
     batch: int = 8
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
@@ -39,11 +42,10 @@ class FitResult:
 
 def fit(model: nn.Module, batch_loss: Callable[[], dict[str, Tensor]], config: FitConfig,
         on_step: Callable[[str, int, float, dict[str, float]], None] | None = None,
-        name: str = "model", seconds: float | None = None) -> FitResult:
+        name: str = "model") -> FitResult:
     """Train the parameters of `model` that require gradients; leave the running mean of the weights in it.
 
     batch_loss: draws a batch and returns named scalars, of which "loss" is minimised.
-    seconds: train for this wall time instead of config.steps (how the U-Net baseline gets the method's budget).
     on_step: called as (name, step, fraction done, values) after every step.
     Raises VaeliteError at the first loss that is not a number; the weights then are the last good running mean.
     """
@@ -72,7 +74,7 @@ def fit(model: nn.Module, batch_loss: Callable[[], dict[str, Tensor]], config: F
         decay = min(config.ema_decay, step / (step + 9))     # early steps are forgotten quickly
         torch._foreach_lerp_(mean, [p.detach() for p in parameters], 1 - decay)
         elapsed = time.perf_counter() - start
-        fraction = elapsed / seconds if seconds is not None else step / config.steps
+        fraction = elapsed / config.seconds if config.seconds > 0 else step / config.steps
         history.append({"step": step, "seconds": elapsed} | {k: float(v.detach()) for k, v in values.items()})
         if on_step is not None:
             on_step(name, step, min(fraction, 1.0), history[-1])
@@ -128,6 +130,15 @@ def draw_slices(slices: SliceSet, batch: int, generator: torch.Generator, device
     return torch.where(mirror[:, None, None, None], x.flip(-1), x).to(device)
 
 
+def tasks(have: Tensor) -> list[tuple[int, int]]:
+    """All (number of a set of sources, target) that at least one slice has, single sources first. have: (n, m) bool."""
+    m = have.shape[1]
+    patterns = have.unique(dim=0)
+    found = [(number, t) for number in range(1, 2**m) for t in range(m) if not subset(number, m)[t]
+             and bool(patterns[:, subset(number, m) | F.one_hot(torch.tensor(t), m).bool()].all(1).any())]
+    return sorted(found, key=lambda task: int(subset(task[0], m).sum()))
+
+
 def directions(have: Tensor) -> list[tuple[int, int]]:
     """All (source, target) modality numbers for which at least one slice has both. have: (n, m) bool."""
     m = have.shape[1]
@@ -144,3 +155,13 @@ def draw_pairs(have: Tensor, batch: int, generator: torch.Generator) -> tuple[Te
     both = have[:, source] & have[:, target]                 # (n, b)
     rows = torch.multinomial(both.T.float(), 1, generator=generator)[:, 0]
     return rows, source, target
+
+
+def draw_tasks(have: Tensor, batch: int, generator: torch.Generator, fused: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows (b,), given modalities (b, m) bool and targets (b,): pairs as above; a share `fused` of them gets each further
+    modality of its slice as a source with probability 1/2, so that one network learns every subset (modality dropout)."""
+    rows, source, target = draw_pairs(have, batch, generator)
+    more = have[rows] & (torch.rand(batch, have.shape[1], generator=generator) < 0.5)
+    more = more & (torch.rand(batch, 1, generator=generator) < fused)
+    given = F.one_hot(source, have.shape[1]).bool() | more
+    return rows, given & ~F.one_hot(target, have.shape[1]).bool(), target

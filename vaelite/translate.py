@@ -1,13 +1,13 @@
 """A volume in, a volume out: the trained stages put together."""
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from .baselines import ConditionedUNet
 from .decoder import GuidedDecoder
 from .errors import VaeliteError
 from .intensity import HU_MODALITIES, HU_WINDOW, MODALITIES, body_mask, from_unit, to_unit
@@ -17,85 +17,156 @@ from .vae import VAE
 from .volumes import Volume
 
 DECODERS = ("mapped", "blended", "finetuned")                # what "vaelite" chooses from, per direction, on validation
-METHODS = ("vaelite", "unet", "ridge", "copy", *DECODERS)
+COVERAGE = 0.8                                               # of the intervals around a translation; our choice
 BATCH = 8                                                    # slices at a time: a quarter faster on a CPU than 16
+Sources = str | tuple[str, ...]                              # one modality, or several
 MR_OUTPUT_RANGE = (0.0, 1000.0)                              # a translated MR has no unit; this range is our choice
 
 
 @dataclass(frozen=True)
 class Translator:
-    """The three stages ready for use. `choice` says per direction ("CBCT>CT") which decoder validation preferred."""
+    """The three stages ready for use.
+
+    `tasks`: what they were trained for, "CBCT>CT" or, of several sources, "CBCT+T1c>CT". `choice` says for some of them
+    which decoder validation preferred; for the others it is the fine-tuned one.
+    """
 
     vae: VAE
     mapper: LatentMapper
     decoder: GuidedDecoder | None
     size: int
     modalities: tuple[str, ...]
+    tasks: tuple[str, ...]
     choice: dict[str, str] = field(default_factory=dict)
-    unet: ConditionedUNet | None = None
-    pairs: tuple[tuple[str, str], ...] | None = None         # the directions that had training pairs; None: all
+    baselines: dict[str, nn.Module] = field(default_factory=dict)
+    widths: dict[str, float] = field(default_factory=dict)   # by task: half of the interval, in predicted scales
 
     @torch.no_grad()
-    def slices(self, x: Tensor, source: str, target: str, method: str = "vaelite", batch: int = BATCH) -> Tensor:
-        """Translate slices x (n, 1, h, w) in [-1, 1] from `source` to `target` -> (n, 1, h, w) in [-1, 1].
+    def slices(self, x: Tensor, source: Sources, target: str, method: str = "vaelite", batch: int = BATCH) -> Tensor:
+        """Translate slices in [-1, 1] from `source`, one modality or a tuple of them, to `target` -> (n, 1, h, w) in [-1, 1].
 
+        x: (n, sources, h, w), in the order of `source`.
         method: "vaelite" (the one of DECODERS that validation chose), "mapped" (stage-1 decoder), "blended" (the same
-        with its linear part mixed with the source in closed form), "finetuned" (stage 3), "ridge" (the mapper's linear
-        start, stage-1 decoder), "unet", "copy".
+        with its linear part mixed with the sources in closed form), "finetuned" (stage 3), "ridge" (the mapper's linear
+        start, stage-1 decoder), "unet", "control" (the image-space baselines), "copy".
         """
-        self.check(source, target, method)
+        sources = as_tuple(source)
+        self.check(sources, target, method)
         if method == "vaelite":
-            method = self.choice[f"{source}>{target}"]
+            method = self.choice.get(task_name(sources, target), "finetuned")
         device = self.vae.patch_mean.device
-        parts = [self.one_batch(part.to(device).float(), source, target, method).cpu() for part in x.split(batch)]
+        parts = [self.one_batch(part.to(device).float(), sources, target, method).cpu() for part in x.split(batch)]
         return torch.cat(parts).clamp(-1, 1)
 
-    def one_batch(self, x: Tensor, source: str, target: str, method: str) -> Tensor:
-        s = torch.full((len(x),), MODALITIES.index(source), device=x.device)
-        t = torch.full((len(x),), MODALITIES.index(target), device=x.device)
+    @torch.no_grad()
+    def slices_with_scale(self, x: Tensor, source: Sources, target: str) -> tuple[Tensor, Tensor]:
+        """As `slices` by the method "vaelite", and the scale that stage 3 expects of its error: (n, 1, h, w) each."""
+        sources, device = as_tuple(source), self.vae.patch_mean.device
+        self.check(sources, target)
+        parts = [self.finetuned(*self.read(part.to(device).float(), sources, target)) for part in x.split(BATCH)]
+        drawn, log_scale = (torch.cat(pieces).cpu() for pieces in zip(*parts))
+        if self.choice.get(task_name(sources, target), "finetuned") != "finetuned":
+            drawn = self.slices(x, sources, target)
+        return drawn.clamp(-1, 1), log_scale.exp()
+
+    def interval(self, x: Tensor, source: Sources, target: str) -> tuple[Tensor, Tensor]:
+        """As `slices`, and half the width of an interval that held COVERAGE of the validation patients' body.
+
+        Raises VaeliteError for a task without validation patients.
+        """
+        name = task_name(source, target)
+        if name not in self.widths:
+            raise VaeliteError(f"{name}: no interval, since it was not calibrated on validation patients.")
+        drawn, scale = self.slices_with_scale(x, source, target)
+        return drawn, self.widths[name] * scale
+
+    def one_batch(self, x: Tensor, sources: tuple[str, ...], target: str, method: str) -> Tensor:
         if method == "copy":
             return x
-        if method == "unet":
-            return self.unet(x, s, t)
-        z = self.vae.encode(x).mean
+        stack, given, to = read = self.read(x, sources, target)
+        if method in self.baselines:
+            return self.baselines[method](stack, given, to)
         if method == "ridge":
-            return self.vae.decode(self.mapper.ridge_latents(z, s, t))
-        mapped = self.mapper(z, s, t)
+            return self.vae.decode(self.mapper.ridge_latents(self.encode(stack, given), given, to))
+        if method == "finetuned":
+            return self.finetuned(*read)[0]
+        mapped = self.mapper(self.encode(stack, given), given, to)
         if method == "mapped":
             return self.vae.decode(mapped)
-        draft = self.vae.linear_decode(mapped)
-        if method == "blended":
-            return self.decoder.blend(draft, x, s, t) + self.vae.decoder(mapped)
-        return self.decoder(mapped, draft, x, s, t)
+        return self.decoder.blend(self.vae.linear_decode(mapped), stack, given, to) + self.vae.decoder(mapped)    # "blended"
 
-    def check(self, source: str, target: str, method: str = "vaelite") -> None:
-        """Raise VaeliteError for a modality or a method this run does not have."""
-        for modality in (source, target):
+    def finetuned(self, stack: Tensor, given: Tensor, to: Tensor) -> tuple[Tensor, Tensor]:
+        """The three stages in a row: encode, map, decode. Slice and ln of the scale of its error."""
+        mapped = self.mapper(self.encode(stack, given), given, to)
+        return self.decoder.with_scale(mapped, self.vae.linear_decode(mapped), stack, given, to)
+
+    def read(self, x: Tensor, sources: tuple[str, ...], target: str) -> tuple[Tensor, Tensor, Tensor]:
+        """Slices (b, sources, h, w) in their modalities' slots (b, m, h, w); given (b, m) and target (b,), as networks take it."""
+        slots = [MODALITIES.index(source) for source in sources]
+        stack = x.new_full((len(x), len(MODALITIES), *x.shape[2:]), -1.0)
+        stack[:, slots] = x
+        given = torch.zeros(stack.shape[:2], dtype=torch.bool, device=x.device)
+        given[:, slots] = True
+        return stack, given, torch.full((len(x),), MODALITIES.index(target), device=x.device)
+
+    def encode(self, stack: Tensor, given: Tensor) -> Tensor:
+        """Latents of the given slices in their slots: (b, m, k, h, w)."""
+        codes = self.vae.encode(stack[given][:, None]).mean
+        z = codes.new_zeros(*given.shape, *codes.shape[1:])
+        z[given] = codes
+        return z
+
+    def check(self, source: Sources, target: str, method: str = "vaelite") -> None:
+        """Raise VaeliteError for a modality, a task or a method this run does not have."""
+        sources = as_tuple(source)
+        for modality in (*sources, target):
             if modality not in self.modalities:
                 raise VaeliteError(f"This run was trained on {', '.join(self.modalities)}; it knows no '{modality}'.")
-        if source == target:
-            raise VaeliteError(f"Source and target are both {source}: nothing to translate.")
-        if (source, target) not in self.directions():
-            raise VaeliteError(f"This run was never trained from {source} to {target}: no patient had both.")
-        missing = {"unet"} if self.unet is None else set()
-        missing |= {"vaelite", "blended", "finetuned"} if self.decoder is None else set()
-        if method not in METHODS or method in missing:
-            available = [name for name in METHODS if name not in missing]
-            raise VaeliteError(f"There is no method '{method}' in this run. Choose one of: {', '.join(available)}.")
+        if target in sources:
+            raise VaeliteError(f"Source and target are both {target}: nothing to translate.")
+        if len(set(sources)) < len(sources):
+            raise VaeliteError(f"A source was given twice: {', '.join(sources)}.")
+        if task_name(sources, target) not in self.tasks:
+            raise VaeliteError(f"This run was never trained from {' and '.join(sources)} to {target}: no patient had them all.")
+        available = self.methods(len(sources))
+        if method not in available:
+            raise VaeliteError(f"There is no method '{method}' here. Choose one of: {', '.join(available)}.")
+
+    def methods(self, sources: int = 1) -> tuple[str, ...]:
+        """The methods this run has for so many sources."""
+        missing = {"vaelite", "blended", "finetuned"} if self.decoder is None else set()
+        missing |= {"copy"} if sources > 1 else set()        # of several sources, which?
+        return tuple(name for name in ("vaelite", *self.baselines, "ridge", "copy", *DECODERS) if name not in missing)
 
     def directions(self) -> tuple[tuple[str, str], ...]:
         """The (source, target) pairs of this run, in the order of its modalities."""
-        every = tuple((s, t) for s in self.modalities for t in self.modalities if s != t)
-        return every if self.pairs is None else tuple(pair for pair in every if pair in self.pairs)
+        return tuple((s, t) for s in self.modalities for t in self.modalities if f"{s}>{t}" in self.tasks)
 
-    def volume_unit(self, unit_zyx: np.ndarray, source: str, target: str, method: str = "vaelite") -> np.ndarray:
-        """Translate a volume already in [-1, 1], on its own grid -> the same grid in [-1, 1]."""
+    def fusions(self) -> tuple[tuple[tuple[str, ...], str], ...]:
+        """(sources, target) of every task with all that the run knows as sources, where they are more than one."""
+        every = ((tuple(s for s in self.modalities if s != t), t) for t in self.modalities)
+        return tuple((s, t) for s, t in every if len(s) > 1 and task_name(s, t) in self.tasks)
+
+    def volume_unit(self, unit_zyx: np.ndarray | Sequence[np.ndarray], source: Sources, target: str,
+                    method: str = "vaelite") -> np.ndarray:
+        """Translate a volume already in [-1, 1] (or one for each of several sources) -> the same grid in [-1, 1]."""
         self.check(source, target, method)
+        volumes = [unit_zyx] if isinstance(source, str) else unit_zyx
         if method == "copy":
-            return unit_zyx                                  # doing nothing means no resampling either
-        fitted = torch.from_numpy(fit_in_plane(unit_zyx, self.size, fill=-1.0))[:, None]
-        translated = self.slices(fitted, source, target, method)[:, 0].numpy()
-        return unfit_in_plane(translated, unit_zyx.shape)
+            return volumes[0]                                # doing nothing means no resampling either
+        translated = self.slices(self.fitted(volumes), source, target, method)[:, 0].numpy()
+        return unfit_in_plane(translated, volumes[0].shape)
+
+    def volume_interval(self, unit_zyx: np.ndarray | Sequence[np.ndarray], source: Sources, target: str,
+                        ) -> tuple[np.ndarray, np.ndarray]:
+        """As `volume_unit` by the method "vaelite", and half the width of its interval, both on the same grid."""
+        volumes = [unit_zyx] if isinstance(source, str) else unit_zyx
+        found = self.interval(self.fitted(volumes), source, target)
+        return tuple(unfit_in_plane(part[:, 0].numpy(), volumes[0].shape) for part in found)
+
+    def fitted(self, volumes: Sequence[np.ndarray]) -> Tensor:
+        """Volumes (z, y, x) as slices of the models' size: (z, volumes, size, size)."""
+        return torch.stack([torch.from_numpy(fit_in_plane(volume, self.size, fill=-1.0)) for volume in volumes], 1)
 
     @torch.no_grad()
     def reconstruct(self, unit_zyx: np.ndarray) -> np.ndarray:
@@ -106,16 +177,55 @@ class Translator:
         return unfit_in_plane(torch.cat(parts)[:, 0].clamp(-1, 1).numpy(), unit_zyx.shape)
 
 
-def translate(volume: Volume, source: str, target: str, translator: Translator, method: str = "vaelite",
-              mask: np.ndarray | None = None) -> Volume:
-    """Translate a whole volume; the result has the grid, affine and orientation of the input.
+def as_tuple(source: Sources) -> tuple[str, ...]:
+    return (source,) if isinstance(source, str) else tuple(source)
 
-    volume: from `load_volume`; CT and CBCT in HU. mask: (z, y, x) bool body mask, estimated if not given (it sets the
-    intensity scale of an MR source). A CT or CBCT result is in HU, an MR result in 0..1000 without a unit.
-    Raises VaeliteError for a modality the run does not know.
+
+def task_name(source: Sources, target: str) -> str:
+    """"CBCT>CT", or "CBCT+T1c>CT" with the sources in the order of MODALITIES, however they were given."""
+    return "+".join(m for m in MODALITIES if m in as_tuple(source)) + f">{target}"
+
+
+def translate(volume: Volume | Sequence[Volume], source: Sources, target: str, translator: Translator,
+              method: str = "vaelite", mask: np.ndarray | None = None) -> Volume:
+    """Translate a whole volume; the result has the grid, affine and orientation of the (first) input.
+
+    volume: from `load_volume`, or one for each of several sources, on one grid; CT and CBCT in HU. mask: (z, y, x) bool
+    body mask, estimated from the first if not given (it sets the intensity scale of an MR source). A CT or CBCT result is
+    in HU, an MR result in 0..1000 without a unit.
+    Raises VaeliteError for a modality the run does not know, and for sources on different grids.
     """
     translator.check(source, target, method)
-    mask = body_mask(volume.data, source) if mask is None else mask
-    unit, _ = to_unit(volume.data, source, mask)
-    scale = HU_WINDOW if target in HU_MODALITIES else MR_OUTPUT_RANGE
-    return volume.like(from_unit(translator.volume_unit(unit, source, target, method), target, scale))
+    grid, units = read_sources(volume, source, mask)
+    return grid.like(from_unit(translator.volume_unit(units, source, target, method), target, output_scale(target)))
+
+
+def translate_interval(volume: Volume | Sequence[Volume], source: Sources, target: str, translator: Translator,
+                       mask: np.ndarray | None = None) -> tuple[Volume, Volume]:
+    """As `translate` by the method "vaelite", and half the width of the interval around it, in the same unit.
+
+    The interval was made to hold COVERAGE of the body's voxels of the validation patients: a statement about patients like
+    those, not about this one.
+    """
+    grid, units = read_sources(volume, source, mask)
+    drawn, half = translator.volume_interval(units, source, target)
+    low, high = output_scale(target)
+    return grid.like(from_unit(drawn, target, (low, high))), grid.like(half * (high - low) / 2)    # [-1, 1] spans 2
+
+
+def read_sources(volume: Volume | Sequence[Volume], source: Sources, mask: np.ndarray | None,
+                 ) -> tuple[Volume, np.ndarray | list[np.ndarray]]:
+    """The grid of the result, and the source (or sources) in [-1, 1]. Raises VaeliteError for sources on different grids."""
+    sources = as_tuple(source)
+    volumes = [volume] if isinstance(volume, Volume) else list(volume)
+    for name, other in zip(sources, volumes, strict=True):
+        if not other.same_grid(volumes[0]):
+            raise VaeliteError(f"{name} and {sources[0]} lie on different grids. Resample one to the other first.")
+    mask = body_mask(volumes[0].data, sources[0]) if mask is None else mask
+    units = [to_unit(v.data, name, mask)[0] for name, v in zip(sources, volumes)]
+    return volumes[0], units[0] if isinstance(source, str) else units
+
+
+def output_scale(target: str) -> tuple[float, float]:
+    """What -1 and 1 of model space stand for in a result."""
+    return HU_WINDOW if target in HU_MODALITIES else MR_OUTPUT_RANGE

@@ -21,6 +21,7 @@ from nibabel import orientations
 from .errors import VaeliteError
 from .intensity import HU_MODALITIES, check_modality
 
+GRID_TOLERANCE_MM = 0.01                                     # two grids closer than this are one: our choice
 MAX_VOXELS = 2**29                                           # our choice: 1024 x 1024 x 512, above any clinical volume
 MAX_TRAILING_BYTES = 2**20                                   # some writers pad the file; much more is not padding
 DEFLATE_LIMIT = 1032                                         # RFC 1951: no better than 1032 to 1; more is a wrong header
@@ -47,6 +48,10 @@ class Volume:
         if data.shape != self.data.shape:
             raise VaeliteError(f"Voxels of shape {data.shape} do not fit the grid {self.data.shape} of {self.path}.")
         return replace(self, data=data)
+
+    def same_grid(self, other: Volume) -> bool:
+        """Whether both volumes have the same shape and lie at the same place, to GRID_TOLERANCE_MM."""
+        return self.file_shape == other.file_shape and np.allclose(self.affine, other.affine, 0, GRID_TOLERANCE_MM)
 
 
 def load_volume(path, modality: str | None = None) -> Volume:

@@ -1,0 +1,191 @@
+"""Which method wins at equal training time? One JSON of results a call, and a figure of many.
+
+    python tests/benchmarks/compare_methods.py train DATA OUT.json --seconds 220 --seed 0 [--size 64] [--paired 8]
+    python tests/benchmarks/compare_methods.py draw FIGURE.png RESULT.json ...
+
+The chain's three stages get SHARES of the seconds; every network in image space gets as long as the three then took
+together (loading, closed forms and validation counted). Same training slices, tasks, loss, mirroring and running mean for
+all. `--paired N`: only the first N training patients have pairs; the others train stage 1 alone. Registration residuals
+and other phantoms: another DATA. Judged on the test patients, chosen on nothing: the recipe is that of the profile.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from vaelite.baselines import BASELINES, ConditionedUNet
+from vaelite.cases import Case, load_cases
+from vaelite.intensity import MODALITIES
+from vaelite.losses import image_loss, ssim_2d
+from vaelite.profiles import Config, profile
+from vaelite.runs import Run, open_run
+from vaelite.slices import SliceSet, load_slices
+from vaelite.stages import (finetune_decoder, load_translator, mirrored, split, stage_slices, train_baseline, train_mapper,
+                            train_vae)
+from vaelite.train import directions, fit
+from vaelite.translate import Translator, task_name
+
+SHARES = {"vae_fit": 0.15, "mapper_fit": 0.2, "decoder_fit": 0.65}           # of the chain's seconds; our choice
+METHODS = ("vaelite", "control", "unet", "pairs", "ridge", "copy")
+COLOURS = {"vaelite": "#D55E00", "control": "#661100", "unet": "#000000", "pairs": "#332288", "ridge": "#56B4E9", "copy": "#999999"}
+
+
+class PairUNets(nn.Module):
+    """One U-Net a direction, as most translators of the literature: x (b, m, H, W), given (b, m), target (b,)."""
+
+    def __init__(self, config, pairs: list[tuple[int, int]]):
+        super().__init__()
+        self.networks = nn.ModuleDict({f"{s}>{t}": ConditionedUNet(config) for s, t in pairs})
+
+    def forward(self, x: Tensor, given: Tensor, target: Tensor) -> Tensor:
+        (s,), (t,) = given.any(0).nonzero()[:, 0].tolist(), target.unique().tolist()       # one direction a call
+        return self.networks[f"{s}>{t}"](x, given, target)
+
+
+def train_pairs(cfg: Config, cases: list[Case], seconds: float) -> PairUNets:
+    """The total budget shared evenly between the directions."""
+    torch.manual_seed(cfg.seed)
+    slices, generator = stage_slices(cfg, cases, "train"), torch.Generator().manual_seed(cfg.seed)
+    pairs = directions(slices.have)
+    networks = PairUNets(cfg.unet, pairs)
+    for s, t in pairs:
+        both = (slices.have[:, s] & slices.have[:, t]).nonzero()[:, 0]
+
+        def batch_loss(s: int = s, t: int = t, both: Tensor = both) -> dict[str, Tensor]:
+            rows = both[torch.randint(len(both), (cfg.unet_fit.batch,), generator=generator)]
+            x = mirrored(slices.x[rows], torch.randint(2, rows.shape, generator=generator))
+            given = torch.zeros(len(rows), len(MODALITIES), dtype=torch.bool)
+            given[:, s] = True
+            drawn = networks.networks[f"{s}>{t}"](x, given, torch.full((len(rows),), t))
+            return {"loss": image_loss(drawn, x[:, t][:, None], cfg.loss.ssim)}
+
+        fit(networks.networks[f"{s}>{t}"], batch_loss, replace(cfg.unet_fit, seconds=seconds / len(pairs)), name=f"{s}>{t}")
+    return networks.eval()
+
+
+@torch.no_grad()
+def scores(translator: Translator, slices: SliceSet, method: str) -> dict[str, dict[str, float]]:
+    """{task: {"mae", "psnr", "ssim"}} of whole slices in [-1, 1]: MAE as a share of the range, PSNR [dB] of each patient's
+    mean squared error, SSIM 2-D; means over patients. Tasks: every direction, and all other modalities at once."""
+    found = {}
+    tasks = [((s,), t) for s, t in translator.directions()]
+    tasks += translator.fusions() if method not in ("copy", "pairs") else ()
+    for sources, target in tasks:
+        s, t = [MODALITIES.index(source) for source in sources], MODALITIES.index(target)
+        of_patient = defaultdict(list)
+        rows = slices.have[:, [*s, t]].all(1)
+        drawn, wanted = translator.slices(slices.x[rows][:, s], sources, target, method).float(), slices.x[rows, t][:, None].float()
+        for patient in slices.case[rows].unique():
+            a, b = (x[slices.case[rows] == patient] for x in (drawn, wanted))
+            of_patient["mae"].append(float((a - b).abs().mean()) / 2)
+            of_patient["psnr"].append(float(10 * torch.log10(4 / (a - b).square().mean())))
+            of_patient["ssim"].append(float(ssim_2d(a, b).mean()))
+        found[task_name(sources, target)] = {name: sum(values) / len(values) for name, values in of_patient.items()}
+    return found
+
+
+def compare(data: Path, run: Run, size: int, seconds: float, seed: int, paired: int, methods: list[str]) -> dict:
+    """Train and judge the methods; see the module."""
+    knobs = {f"{name}.seconds": share * seconds for name, share in SHARES.items()}
+    cfg = profile("laptop", **knobs | {"data.size": size, "seed": seed})
+    cases = load_cases(data)
+    training = split(cases, "train")
+    few = [case for case in cases if case.split != "train"] + training[:paired or None]
+    train_vae(cfg, cases, run)
+    train_mapper(cfg, few, run)
+    translator = finetune_decoder(cfg, few, run)
+    budget = sum(run.stages[name]["seconds"] for name in ("vae", "mapper", "decoder"))
+    for name in BASELINES:
+        if name in methods:
+            train_baseline(name, cfg, few, run)
+    translator = load_translator(run, cfg)
+    if "pairs" in methods:
+        translator.baselines["pairs"] = train_pairs(cfg, few, budget)
+    test = load_slices(split(cases, "test"), size)
+    return {"data": data.name, "size": size, "seconds": seconds, "budget": budget, "seed": seed,
+            "paired": len(training[:paired or None]), "shares": SHARES, "threads": torch.get_num_threads(),
+            "date": time.strftime("%Y-%m-%d"), "test_patients": len(test.names),
+            "scores": {method: scores(translator, test, method) for method in methods}}
+
+
+def mean_over(tasks: dict[str, dict[str, float]], metric: str, fused: bool = False) -> float:
+    values = [of_task[metric] for name, of_task in tasks.items() if ("+" in name) == fused]
+    return sum(values) / len(values) if values else float("nan")
+
+
+def table(results: list[dict]) -> str:
+    """Mean over directions, and over the fusions, of every method; mean over the results given (seeds)."""
+    lines = ["| method | PSNR [dB] | SSIM | MAE [% of range] | all sources: PSNR | SSIM | MAE |", "|--|--|--|--|--|--|--|"]
+    for method in results[0]["scores"]:
+        cells = []
+        for fused in (False, True):
+            for metric, factor, decimals in (("psnr", 1, 2), ("ssim", 1, 4), ("mae", 100, 3)):
+                found = torch.tensor([mean_over(r["scores"][method], metric, fused) for r in results if method in r["scores"]])
+                spread = f" ± {factor * float(found.std()):.{decimals}f}" if len(found) > 1 else ""
+                cells.append("–" if found.isnan().any() else f"{factor * float(found.mean()):.{decimals}f}{spread}")
+        lines.append(f"| {method} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def draw(figure_path: Path, results: list[dict]) -> None:
+    """PSNR and SSIM against the budget, one line a method, the seeds as points."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(7, 3), layout="constrained")
+    for ax, (metric, label) in zip(axes, (("psnr", "PSNR [dB]"), ("ssim", "SSIM [1]"))):
+        for method in METHODS:
+            found = sorted((r["budget"], mean_over(r["scores"][method], metric)) for r in results if method in r["scores"])
+            if found:
+                by_budget = defaultdict(list)
+                for r in results:
+                    if method in r["scores"]:
+                        by_budget[r["seconds"]].append((r["budget"], mean_over(r["scores"][method], metric)))
+                means = [tuple(sum(v) / len(v) for v in zip(*by_budget[key])) for key in sorted(by_budget)]
+                ax.plot(*zip(*means), color=COLOURS[method], label=method)
+                ax.plot(*zip(*found), ".", color=COLOURS[method], markersize=4)
+        ax.set(xlabel="training time, 2 cores [s]", ylabel=label, xscale="log")
+        ax.grid(alpha=0.3)
+    axes[0].legend(fontsize=7)
+    figure.suptitle("Mean over all directions, test patients", fontsize=10)
+    figure.savefig(figure_path, dpi=150)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    sub = commands.add_parser("train")
+    sub.add_argument("data", type=Path)
+    sub.add_argument("out", type=Path)
+    sub.add_argument("--size", type=int, default=64)
+    sub.add_argument("--seconds", type=float, default=220.0)
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--paired", type=int, default=0, help="training patients with pairs; 0: all")
+    sub.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    sub = commands.add_parser("draw")
+    sub.add_argument("figure", type=Path)
+    sub.add_argument("results", nargs="+", type=Path)
+    options = parser.parse_args()
+    if options.command == "train":
+        with tempfile.TemporaryDirectory() as folder:
+            result = compare(options.data, open_run(Path(folder) / "run"), options.size, options.seconds, options.seed,
+                             options.paired, options.methods)
+        options.out.write_text(json.dumps(result, indent=1) + "\n")
+        print(table([result]))
+    else:
+        results = [json.loads(path.read_text()) for path in options.results]
+        draw(options.figure, results)
+        for seconds in sorted({r["seconds"] for r in results}):
+            some = [r for r in results if r["seconds"] == seconds]
+            print(f"\n{seconds:g} s nominal, n = {len(some)} seeds\n\n{table(some)}")
+
+
+if __name__ == "__main__":
+    main()
