@@ -46,7 +46,7 @@ from vaelite.decoder import GuidedDecoder
 from vaelite.dose_figures import draw_response
 from vaelite.explore import explore, show_source
 from vaelite.figures import (DISPLAYS, METHOD_COLOURS, METHOD_NAMES, draw_slices, draw_training, draw_translations,
-                             headline, new_figure, plain_axes)
+                             draw_uncertainty, headline, new_figure, plain_axes)
 from vaelite.intensity import MODALITIES
 from vaelite.losses import image_loss, ssim_2d
 from vaelite.probes import direction_errors, lesion_response, plant_lesions, radial_power
@@ -294,7 +294,7 @@ draw_translations(source, x_source[row], target, x_target[row], {"mapped": mappe
 # %% [markdown]
 # ## 5 · When it hurts: choose on validation
 #
-# Below, the error on the validation patients with the old decoder (mapped), with the old decoder on the blend (blended:
+# Below, the error on the validation patients, also with all sources at once (+), with the old decoder (mapped), with the old decoder on the blend (blended:
 # no training at all) and with the new one (fine-tuned), from the run's manifest. `finetune_decoder` has kept all three
 # and chosen the best one for each direction. In code the last is `"finetuned"`.
 
@@ -515,6 +515,23 @@ lesion
 # change more than two pixels away from it: a side effect, since one number of the code draws a whole patch. A network
 # may erase what it never saw in training. No mean error over a body would show that: the lesion is too small a part
 # of it, as printed above.
+#
+# ## 10 · Does it know when it does not know?
+#
+# Beside the slice the decoder draws a second map: the scale $b$ of its error, if that were Laplace,
+# $p(e) = e^{-|e|/b} / 2b$. It learns from the error itself, $\mathcal L = |e| / b + \ln b$, smallest at $b = |e|$. An interval
+# of so many $b$ that it held 80 % of the body's pixels of the validation patients is our *80 % interval*.
+#
+# **Predict.** Where in a T1c → CT slice is it widest?
+
+# %%
+drawn, half_width = translator.interval(x_source[row][None, None], source, target)
+draw_uncertainty(drawn[0, 0], half_width[0, 0], x_target[row], target, pixel_mm, mask[row])
+
+# %% [markdown]
+# **Read.** A map that is bright where the error is large tells a planner where not to trust the picture. It is no promise for
+# one pixel, and it was calibrated on patients like these: another scanner, and it may be wrong without saying so. Lesson 04
+# asks the test patients whether 80 % are 80 %.
 #
 # ### Explore 2: the translator
 

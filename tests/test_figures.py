@@ -10,7 +10,7 @@ from vaelite import figures
 from vaelite.figures import (
     DISPLAYS, METHOD_COLOURS, MODALITY_COLOURS, body_box, draw_components, draw_direction_matrix, draw_influence,
     draw_latent_map, draw_modalities, draw_quality, draw_reconstruction, draw_slices, draw_targets, draw_training,
-    draw_translations, mean_error, own_neighbour_share, physical)
+    draw_translations, draw_uncertainty, mean_error, own_neighbour_share, physical)
 from vaelite.intensity import MODALITIES, from_unit
 
 RNG = np.random.default_rng(0)
@@ -30,6 +30,7 @@ def all_figures():
     yield draw_translations("T1c", X["T1c"], "CT", X["CT"], {"copy": X["T1c"], "ridge": X["CBCT"]}, 4.0, MASK)
     yield draw_translations("CT", X["CT"], "T2w", X["T2w"], {"unet": X["T1c"], "mapped": X["CBCT"]}, 4.0)
     yield draw_targets("CT", X["CT"], {"T1c": (X["T2w"], X["T1c"]), "CBCT": (X["CT"], X["CBCT"])}, 4.0, MASK)
+    yield draw_uncertainty(X["CT"], 0.1 + 0 * X["CT"], X["CBCT"], "CT", 4.0, MASK)
     yield draw_components(RNG.normal(size=(16, 8, 8)), np.linspace(2, 1, 16), 60.0, 4.0)
     yield draw_quality([64, 128], {"CT": [20, 25], "T1c": [18, 22]}, 4096, {"CT": 26, "T1c": 24})
     yield draw_latent_map(RNG.normal(size=(40, 2)), ["CT", "T1c"] * 20, ["a"] * 20 + ["b"] * 20, (0.4, 0.2), (0, 1))

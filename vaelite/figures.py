@@ -203,6 +203,22 @@ def draw_targets(source: str, x_source: Any, targets: Mapping[str, tuple[Any, An
     return figure
 
 
+def draw_uncertainty(x: Any, half_width: Any, x_reference: Any, modality: str, pixel_mm: float, mask: Any) -> Figure:
+    """A translation, how wide its interval is, and its real error: all (h, w) in [-1, 1], mask (h, w) bool."""
+    display, box = DISPLAYS[modality], body_box(mask)
+    x, half_width, error = np.asarray(x), np.asarray(half_width), np.abs(np.asarray(x) - np.asarray(x_reference))
+    figure, axes = new_figure(3.1, 1, 3)
+    show_slice(axes[0, 0], x[box], modality, pixel_mm, f"translated to {modality}")
+    scale = Normalize(0, display.difference_limit)
+    for ax, unit_map, title in ((axes[0, 1], half_width, "interval, half its width"), (axes[0, 2], error, "absolute error")):
+        shown = np.where(mask, unit_map, 0)[box] * (display.high - display.low) / 2
+        image = show_image(ax, shown, pixel_mm, title, cmap="viridis", norm=scale)
+    figure.colorbar(image, ax=axes, label=f"[{display.unit}]", shrink=0.7)
+    inside = 100 * float((error <= half_width)[np.asarray(mask, dtype=bool)].mean())
+    headline(figure, f"{inside:.0f} % of this slice's body lie inside their interval")
+    return figure
+
+
 def compare(figure: Figure, axes: np.ndarray, left: tuple[Any, str, str], predictions: Mapping[str, Any],
             x_reference: Any, modality: str, pixel_mm: float, mask: Any, copy: bool = False,
             bar: Axes | None = None) -> Figure:

@@ -22,6 +22,7 @@ from .losses import image_loss, kl_divergence, laplace_nll
 from .mapper import LatentMapper, MapperConfig
 from .probes import direction_errors
 from .profiles import Config, from_knobs, knobs, like
+from .resume import Resume
 from .runs import Run
 from .slices import SliceSet, every_nth, load_slices, thinned
 from .train import FitResult, PrintProgress, directions, draw_slices, draw_tasks, fit, tasks
@@ -61,9 +62,11 @@ def train_vae(cfg: Config, cases: list[Case], run: Run, on_step: OnStep | None =
         kl_per_latent = kl_divergence(posterior.mean, posterior.logvar).mean() / posterior.mean[0].numel()
         return {"loss": image + cfg.loss.kl * kl_per_latent, "image": image, "kl_per_latent": kl_per_latent}
 
-    result = fit(vae, batch_loss, cfg.vae_fit, on_step or PrintProgress(), "vae")
+    resume = resumable("vae", cfg, cases, run, generator)
+    result = fit(vae, batch_loss, cfg.vae_fit, on_step or PrintProgress(), "vae", resume)
     metrics = {"psnr_db": reconstruction_psnr(vae, held_out), "kl_per_channel": kl_per_channel(vae, held_out)}
     run.save_stage("vae", vae.state_dict(), record(cfg, cases, vae, asdict(cfg.vae), result, start, metrics))
+    resume.finish()
     return vae
 
 
@@ -89,9 +92,11 @@ def train_mapper(cfg: Config, cases: list[Case], run: Run, on_step: OnStep | Non
         mapped = mapper(z, given.to(device), target.to(device))
         return {"loss": ((mapped - wanted) / mapper.latent_deviation).abs().mean()}
 
-    result = fit(mapper, batch_loss, cfg.mapper_fit, on_step or PrintProgress(), "mapper")
+    resume = resumable("mapper", cfg, cases, run, generator)
+    result = fit(mapper, batch_loss, cfg.mapper_fit, on_step or PrintProgress(), "mapper", resume)
     run.save_stage("mapper", mapper.state_dict(), record(cfg, cases, mapper, asdict(config), result, start)
                    | {"tasks": named(tasks(slices.have))}, needs=("vae",))
+    resume.finish()
     return mapper
 
 
@@ -136,13 +141,15 @@ def finetune_decoder(cfg: Config, cases: list[Case], run: Run, on_step: OnStep |
         image, nll = image_loss(drawn, wanted, cfg.loss.ssim), laplace_nll((drawn - wanted).detach(), log_scale)
         return {"loss": image + SCALE_WEIGHT * nll, "image": image, "laplace_nll": nll}
 
-    result = fit(decoder, batch_loss, cfg.decoder_fit, on_step or PrintProgress(), "decoder")
+    resume = resumable("decoder", cfg, cases, run, generator)
+    result = fit(decoder, batch_loss, cfg.decoder_fit, on_step or PrintProgress(), "decoder", resume)
     translator = Translator(vae, mapper, decoder, cfg.data.size, present(slices), names)
     choice, errors = choose_decoders(translator, held_out)
     widths = calibrate(replace(translator, choice=choice), held_out)
     run.save_stage("decoder", decoder.state_dict(), record(
         cfg, cases, decoder, asdict(cfg.decoder), result, start, {"validation_mae_unit": errors})
         | {"choice": choice, "tasks": names, "widths": widths}, needs=("vae", "mapper"))
+    resume.finish()
     return load_translator(run)
 
 
@@ -170,9 +177,11 @@ def train_baseline(name: str, cfg: Config, cases: list[Case], run: Run, on_step:
         wanted = x[torch.arange(len(x)), target][:, None]
         return {"loss": image_loss(network(x, given.to(device), target.to(device)), wanted, cfg.loss.ssim)}
 
-    result = fit(network, batch_loss, replace(recipe, seconds=budget), on_step or PrintProgress(), name)
+    resume = resumable(name, cfg, cases, run, generator, budget)
+    result = fit(network, batch_loss, replace(recipe, seconds=budget), on_step or PrintProgress(), name, resume)
     run.save_stage(name, network.state_dict(), record(cfg, cases, network, asdict(shape), result, start),
                    needs=("vae", "mapper", "decoder"))      # their seconds are its budget
+    resume.finish()
     return network
 
 
@@ -370,6 +379,13 @@ def is_finished(name: str, cfg: Config, cases: list[Case], run: Run) -> bool:
     if same:
         print(f"{name}: kept from {run.path}, trained with the same configuration, data and code")
     return same
+
+
+def resumable(name: str, cfg: Config, cases: list[Case], run: Run, generator: torch.Generator, budget: float = 0.0) -> Resume:
+    """Where the training of a stage keeps its state: beside the stages, for the same configuration, data and earlier stages."""
+    earlier = {stage: run.hash_of(stage) for stage in run.stages if stage != name}
+    facts = {"config": knobs(cfg), "data": data_fingerprint(cases[0].folder.parent), "budget": budget, "stages": earlier}
+    return Resume(run.path / f"{name}.unfinished.safetensors", facts, generator)
 
 
 def split(cases: list[Case], name: str) -> list[Case]:
