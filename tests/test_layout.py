@@ -15,7 +15,7 @@ TIERS = [
     {"errors", "layers"},
     {"intensity", "vae", "decoder", "mapper", "losses", "metrics", "gamma", "dose"}
     | {"figures", "dose_figures", "explore", "runs", "pages", "report"},
-    {"baselines", "resume"},
+    {"baselines", "resume", "published"},
     {"volumes"},
     {"cases"},
     {"slices"},

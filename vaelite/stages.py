@@ -412,7 +412,7 @@ def record(cfg: Config, cases: list[Case], model: torch.nn.Module, model_config:
     """What the manifest keeps of a finished stage."""
     every = max(1, len(result.history) // 200)               # 200 points draw the same curve as 50,000
     return {"config": knobs(cfg), "model": model_config, "seed": cfg.seed, "device": resolve_device(cfg.device),
-            "data": data_fingerprint(cases[0].folder.parent), "seconds": time.perf_counter() - start,
+            "data": data_fingerprint(cases[0].folder.parent), "seconds": time.perf_counter() - start + result.resumed_seconds,
             "fit_seconds": result.seconds, "steps": result.steps, "bf16": result.bf16, "parameters": count_parameters(model),
             "modalities": [m for m in MODALITIES if any(m in case.modalities for case in cases)],
             "history": result.history[::every], "metrics": metrics or {}}

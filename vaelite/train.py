@@ -39,6 +39,7 @@ class FitResult:
     seconds: float
     steps: int
     bf16: bool
+    resumed_seconds: float = 0.0                             # of `seconds`, those before the training was resumed
 
 
 def fit(model: nn.Module, batch_loss: Callable[[], dict[str, Tensor]], config: FitConfig,
@@ -90,7 +91,7 @@ def fit(model: nn.Module, batch_loss: Callable[[], dict[str, Tensor]], config: F
             resume.save(parameters, mean, optimiser, step, elapsed, history)
     copy_into(parameters, mean)
     model.eval()
-    return FitResult(history, time.perf_counter() - start, step, bf16)
+    return FitResult(history, time.perf_counter() - start, step, bf16, before)
 
 
 def has_bf16(device: str) -> bool:
