@@ -201,7 +201,7 @@ class VAE(nn.Module):
 
     def encode(self, x: Tensor) -> DiagonalGaussian:
         mean, logvar = self.encoder(x).float().chunk(2, dim=1)
-        return DiagonalGaussian(self.linear_encode(x) + mean, logvar.clamp(-30, MOST_LOGVAR))
+        return DiagonalGaussian(self.linear_encode(x) + mean, MOST_LOGVAR - F.softplus(MOST_LOGVAR - logvar))    # a bound that keeps its gradient
 
     def decode(self, z: Tensor) -> Tensor:
         z = self.codebook(z) if self.codebook else z
