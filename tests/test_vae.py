@@ -88,3 +88,12 @@ def test_training_ssim_agrees_with_scikit_image(images):
 def test_image_loss_is_zero_for_the_truth_and_grows_with_error(images):
     assert float(image_loss(images, images)) == pytest.approx(0, abs=1e-6)
     assert float(image_loss(images + 0.1, images)) < float(image_loss(images + 0.3, images))
+
+
+def test_a_wild_encoder_cannot_blow_up_the_kl(images):
+    """exp(logvar) of a wild step would be 1e8 nat; a posterior far wider than the prior is of no use to anyone."""
+    vae = VAE(VAEConfig())
+    torch.nn.init.constant_(vae.encoder.head.bias, 30.0)
+    with torch.no_grad():
+        posterior = vae.encode(images[:2])
+    assert float(posterior.logvar.exp().sqrt().max()) < 3

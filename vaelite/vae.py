@@ -17,6 +17,9 @@ from torch import Tensor, nn
 from .layers import zero
 
 
+MOST_LOGVAR = 2.0                                            # wider than the prior; without it exp(logvar) explodes now and then
+
+
 @dataclass(frozen=True)
 class VAEConfig:
     """Shape of the tokenizer. `factor` 8 or 16 is the spatial compression; the paper's KL-16 is 16 with 16 channels."""
@@ -126,7 +129,7 @@ class VAE(nn.Module):
 
     def encode(self, x: Tensor) -> DiagonalGaussian:
         mean, logvar = self.encoder(x).float().chunk(2, dim=1)
-        return DiagonalGaussian(self.linear_encode(x) + mean, logvar.clamp(-30, 20))
+        return DiagonalGaussian(self.linear_encode(x) + mean, logvar.clamp(-30, MOST_LOGVAR))
 
     def decode(self, z: Tensor) -> Tensor:
         return self.linear_decode(z) + self.decoder(z)
