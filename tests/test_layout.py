@@ -14,8 +14,8 @@ ROOT = Path(__file__).parents[1]
 TIERS = [
     {"errors", "layers"},
     {"intensity", "vae", "decoder", "mapper", "losses", "baselines", "metrics", "gamma", "dose"}
-    | {"figures", "dose_figures", "explore", "runs", "pages", "report"},
-    {"volumes"},
+    | {"figures", "dose_figures", "explore", "runs", "pages"},
+    {"volumes", "report"},
     {"cases"},
     {"slices"},
     {"train"},

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from .metrics import CONVENTIONS, REPORTED
+
 METHODS = {"vaelite": "vaelite", "unet": "U-Net", "ridge": "ridge", "copy": "copy"}
 
 # Liang et al. 2025 (doi 10.1002/mp.17912), abstract: mean +- SD over its private patients, mask and window not stated
@@ -30,6 +32,9 @@ def report_tables(report: dict[str, Any]) -> str:
     parts += [translation_table(report, metric, on_grid) for metric in ("MAE", "PSNR", "SSIM") for on_grid in (False, True)]
     if rows_of(report, table="gamma"):
         parts += ["## Dose", gamma_table(report), dvh_table(report)]
+    used = dict.fromkeys(convention for modality in data["modalities"] for convention in REPORTED[modality])
+    parts.append("Conventions: " + "; ".join(f"`{name}`: {CONVENTIONS[name].label}" for name in used)
+                 + ". PSNR and SSIM use that range; \"of range\": 1 is the reference's p0.5-p99.5.")
     parts.append(f"Paper: Liang et al. 2025, abstract. {NOT_COMPARABLE}")
     return "\n\n".join(part for part in parts if part)
 
@@ -50,7 +55,7 @@ def reconstruction_table(report: dict[str, Any]) -> str:
     """PSNR and SSIM of decode(encode(x)) per modality, in the body and over the whole grid."""
     rows = []
     for modality in present(report, table="reconstruction"):
-        in_body, on_grid = conventions(modality)
+        in_body, on_grid = REPORTED[modality]
         cells = [cell(report, table="reconstruction", target=modality, metric=metric, convention=convention)
                  for metric in ("PSNR", "SSIM") for convention in (in_body, on_grid)]
         rows.append([modality, in_body, on_grid, *cells])
@@ -64,7 +69,7 @@ def mean_of(report: dict[str, Any], metric: str, on_grid: bool) -> str:
     """Mean over the modalities of the reconstruction's means."""
     values = [row["mean"] for modality in present(report, table="reconstruction")
               for row in rows_of(report, table="reconstruction", target=modality, metric=metric,
-                                 convention=conventions(modality)[on_grid])]
+                                 convention=REPORTED[modality][on_grid])]
     return number(sum(values) / len(values), metric)
 
 
@@ -78,7 +83,7 @@ def translation_table(report: dict[str, Any], metric: str, on_grid: bool = False
     lines = []
     for source in present(report, table="translation"):
         for target in present(report, table="translation"):
-            convention = conventions(target)[on_grid]
+            convention = REPORTED[target][on_grid]
             found = {m: rows_of(report, table="translation", method=m, source=source, target=target, metric=metric,
                                 convention=convention) for m in methods}
             if not any(found.values()):
@@ -160,7 +165,7 @@ def body_means(report: dict[str, Any], method: str, metric: str) -> dict[str, fl
     """{"CBCT>CT": mean of the metric in the body mask} over all directions of one method."""
     rows = rows_of(report, table="translation", method=method, metric=metric)
     return {f"{row['source']}>{row['target']}": row["mean"] for row in rows
-            if row["convention"] == conventions(row["target"])[0]}
+            if row["convention"] == REPORTED[row["target"]][0]}
 
 
 def keep_in_table(metric: str) -> bool:
@@ -177,11 +182,6 @@ def dose_methods(report: dict[str, Any]) -> list[tuple[str, str]]:
     """(source, method) of every synthetic CT that got a dose, sources in the order of the modalities."""
     found = {(row["source"], row["method"]) for row in rows_of(report, table="dose")}
     return [(s, m) for s in ("CBCT", "T1c", "T2w") for m in METHODS if (s, m) in found]
-
-
-def conventions(modality: str) -> tuple[str, str]:
-    """(in the body, over the whole grid) for a target modality."""
-    return ("synthrad2023", "grid") if modality in ("CBCT", "CT") else ("mr1", "mr1_grid")
 
 
 def present(report: dict[str, Any], **wanted: Any) -> list[str]:

@@ -131,7 +131,7 @@ def finetune_decoder(cfg: Config, cases: list[Case], run: Run, on_step: OnStep |
     run.save_stage("decoder", decoder.state_dict(), record(
         cfg, cases, decoder, asdict(cfg.decoder), result, start, {"validation_mae_unit": errors}) | {"choice": choice, "pairs": pairs},
         needs=("vae", "mapper"))
-    return load_translator(run)
+    return load_translator(run, cfg)
 
 
 def train_unet(cfg: Config, cases: list[Case], run: Run, on_step: OnStep | None = None) -> ConditionedUNet:
