@@ -21,7 +21,7 @@
 # | | |
 # |---|---|
 # | **Goal** | build, train and judge a shared variational autoencoder (VAE), and know its rival: PCA |
-# | **Time** | smoke: about 1 min · laptop: about 3 min · paper: needs a GPU, not yet measured |
+# | **Time** | smoke: about 1 min · laptop: about 2 min · paper: needs a GPU, not yet measured |
 # | **Needs** | a data set (`make data`, or your own patients as case folders) |
 # | **Makes** | stage `vae` in `runs/<name>/`, read by lesson 02 |
 # | **You should know** | matrices, means and variances, what a convolution does. No deep learning beyond that |

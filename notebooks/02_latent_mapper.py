@@ -21,7 +21,7 @@
 # | | |
 # |---|---|
 # | **Goal** | train a latent mapper for all directions, and judge it against doing nothing and linear regression |
-# | **Time** | smoke: under 1 min · laptop: about 3 min · paper: needs a GPU, not yet measured |
+# | **Time** | smoke: under 1 min · laptop: about 2 min · paper: needs a GPU, not yet measured |
 # | **Needs** | stage `vae` of the same run (lesson 01) |
 # | **Makes** | stage `mapper` in `runs/<name>/`, read by lesson 03 |
 # | **You should know** | lesson 01; least squares; what a gradient is |

@@ -21,7 +21,7 @@
 # | | |
 # |---|---|
 # | **Goal** | fine-tune the decoder on mapped latents, and measure what is gained, what is lost, what is invented |
-# | **Time** | smoke: about 2 min · laptop: about 15 min, most of it for the U-Net · paper: needs a GPU, not yet measured |
+# | **Time** | smoke: about 2 min · laptop: about 12 min, most of it training · paper: needs a GPU, not yet measured |
 # | **Needs** | a run with the stages `vae` (lesson 01) and `mapper` (lesson 02) |
 # | **Makes** | stages `decoder` and `unet` in `runs/<name>/`, read by lesson 04 |
 # | **You should know** | lessons 01 and 02; what a spatial frequency is helps |
