@@ -87,10 +87,10 @@ draw_modalities(x_of, pixel_mm, judged.mask[row])
 # The cheapest translator hands back its source. Where modalities nearly agree it is hard to beat, and a paper that
 # does not print its error hides something.
 #
-# **Predict.** Which two directions does copying do best? Which worst?
+# **Predict.** Between which two modalities does copying do best? And worst?
 
 # %%
-my_guess_best, my_guess_worst = None, None                   # for example "CBCT>CT"
+my_guess_best, my_guess_worst = None, None                   # for example "CT and T1c"
 
 # %%
 untrained = Translator(vae, None, None, cfg.data.size, tuple(modalities))    # no mapper yet: all it can do is copy
@@ -100,8 +100,9 @@ draw_direction_matrix(copied)
 # %%
 error_to = {direction: error["copy"] for direction, error in copied.items()}
 least, most = min(error_to, key=error_to.get), max(error_to, key=error_to.get)
-print(f"copying errs least in {least}, most in {most} (as a fraction of the target's range).  "
-      f"You said {my_guess_best} and {my_guess_worst}.")
+least, most = (direction.replace(">", " and ") for direction in (least, most))    # as far there as back
+print(f"copying errs least between {least}, most between {most} (as a fraction of the range).  "
+      f"You said {my_guess_best}; {my_guess_worst}.")
 
 # %% [markdown]
 # **Read.** Mean absolute error in the body, validation patients. Compare within a column: columns differ in unit.
@@ -110,9 +111,9 @@ print(f"copying errs least in {least}, most in {most} (as a fraction of the targ
 #
 # ## 3 · Second rival: linear regression
 #
-# Take one latent pixel of the target. Predict it as a weighted sum of the 3 x 3 latent pixels of the source around
-# it. The best weights have a closed form. With one example in each row of $X$ (`x`, a column of ones added) and $Y$
-# (`y`):
+# Take one *latent pixel* of the target: the numbers of one patch. Predict it as a weighted sum of the 3 x 3 latent
+# pixels of the source around it. The best weights have a closed form. With one example in each row of $X$ (`x`, a
+# column of ones added) and $Y$ (`y`):
 #
 # $$ W = (X^\top X + \lambda \bar d\, I)^{-1} X^\top Y $$
 #
@@ -406,8 +407,8 @@ if len(x_of) < 3:
 
 # %% [markdown]
 # **Read.** One model serves all directions only because it is told which. A wrong label in a data archive therefore
-# does silent harm: nothing crashes, the picture even looks plausible. That is why `load_cases` refuses a CT that is
-# not in HU.
+# does silent harm: nothing crashes, and a picture made of soft blocks does not give it away. That is why `load_cases`
+# refuses a CT that is not in HU.
 #
 # ## 9 · Worst first
 #
@@ -450,7 +451,8 @@ explore(partial(draw_direction, translator, judged, pixel_mm),
 #
 # 1. With five modalities, how many networks would the pairwise way need? (Checked below.)
 # 2. Why must the error of copying be printed beside every result?
-# 3. A mapper with causal attention would still be trained without an error message. What would be wrong with it?
+# 3. A mapper with causal attention (a token reads only itself and those before it) would still be trained without an
+#    error message. What would be wrong with it?
 
 # %%
 my_networks = None                                           # your answer to question 1
@@ -479,8 +481,9 @@ print(f"saved: {run.file_of('mapper')}, {run.stages['mapper']['parameters']:,} p
 # label does.
 #
 # **What it cannot do.** It cannot restore what the tokenizer lost, and it draws the mean of what is possible where
-# the source does not tell: expect blur, above all from MR to bone. It knows only modalities it was trained on.
-# Numbers are from validation patients of this data set; nothing here is a medical device.
+# the source does not tell: expect soft pictures, and from MR to CT blocky ones (one latent pixel is 8 x 8 pixels),
+# above all in bone. It knows only modalities it was trained on. Numbers are from validation patients of this data set;
+# nothing here is a medical device.
 #
 # **Next.** Lesson 03 fine-tunes the decoder on mapped latents, with the source slice at hand, and asks whether that
 # sharpens or invents. For your own patients: one `data_dir`, one `run_dir`, lessons 01 and 02 in this order.
