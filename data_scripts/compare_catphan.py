@@ -36,7 +36,7 @@ INSERTS = {"air above": (-1000, 90), "Teflon": (990, 60), "Delrin": (340, 0), "a
            "air below": (-1000, -90), "polystyrene": (-35, -120), "LDPE": (-100, 180), "PMP": (-200, 120)}
 EDGE_INSERT = "Teflon"
 # Photons and filter were set to meet the real noise and its spectrum: this protocol spends far more dose than the
-# cohort's scans, and its scatter correction leaves no cup.
+# cohort's scans, and its scatter is corrected wholly.
 CATPHAN_SCAN = CbctSettings(views=360, photons_log10=(6.35, 6.35), scatter_to_primary=(0.5, 0.5),
                             scatter_left=(0.0, 0.0), drift_mm=(0.0, 0.0), swallow_chance=0.0,
                             detector_pixel=0.8, hann_cutoff=1.05)

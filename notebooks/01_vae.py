@@ -21,7 +21,7 @@
 # | | |
 # |---|---|
 # | **Goal** | build, train and judge a shared variational autoencoder (VAE), and know its rival: PCA |
-# | **Time** | smoke: about 1 min · laptop: about 3 min · paper: needs a GPU, not yet measured |
+# | **Time** | smoke: about 1 min · laptop: about 2 min · paper: needs a GPU, not yet measured |
 # | **Needs** | a data set (`make data`, or your own patients as case folders) |
 # | **Makes** | stage `vae` in `runs/<name>/`, read by lesson 02 |
 # | **You should know** | matrices, means and variances, what a convolution does. No deep learning beyond that |
@@ -44,13 +44,13 @@ from einops import rearrange
 from vaelite.cases import load_cases
 from vaelite.explore import explore, show_source
 from vaelite.figures import (draw_components, draw_latent_map, draw_modalities, draw_quality, draw_reconstruction,
-                             draw_slices, draw_training)
+                             draw_slices, draw_training, mean_error)
 from vaelite.intensity import MODALITIES, hu_to_unit
 from vaelite.losses import kl_divergence
 from vaelite.profiles import profile
 from vaelite.runs import open_run
 from vaelite.slices import load_slices
-from vaelite.stages import load_vae, train_vae
+from vaelite.stages import load_vae, reconstruction_psnr, train_vae
 from vaelite.vae import VAE, DiagonalGaussian
 
 cfg = profile(profile_name)
@@ -129,10 +129,26 @@ explore(draw, "Which switch hurts most, and what is its sign in the picture: a c
         scatter=list(scatters), views=widgets.SelectionSlider(options=(60, 120, 360), value=360),
         noise=widgets.Checkbox(True))
 
+# %%
+def scan_error_hu(scatter, views, noise):
+    """Mean absolute error in the body [HU] of one scan against the anatomy."""
+    scan, anatomy = hu_to_unit(scans[scatter, views, noise]), hu_to_unit(hu[middle])
+    return mean_error(scan, anatomy, "CT", head.mask[mouth][middle])
+
+
+ideal_hu = scan_error_hu("no scatter", 360, False)
+faults = {"a sixth of the views": ("no scatter", 60, False), "no scatter correction": ("not corrected", 360, False),
+          "photon noise": ("no scatter", 360, True)}
+added_hu = {name: scan_error_hu(*settings) - ideal_hu for name, settings in faults.items()}
+print(f"The best scan errs by {ideal_hu:.0f} HU. Each fault alone adds:")
+for name in sorted(added_hu, key=added_hu.get, reverse=True):
+    print(f"{added_hu[name]:6.1f} HU  {name}")
+
 # %% [markdown]
-# **Read.** Too few views draw streaks, scatter left in the data a cup and dark bands between bones, photons grain. Even
-# the best scan is not free of error: its voxels blur every edge. A network that turns CBCT into CT has to undo all of
-# this at once, and nothing in the picture says which is which.
+# **Read.** MAE is the mean absolute error, here in the body. Too few views draw streaks, scatter left in the data a cup
+# and dark bands between bones, photons grain. Even the best scan is not free of error: its voxels blur every edge, and
+# a grain of a few HU hardly adds to that. A network that turns CBCT into CT has to undo all of this at once, and
+# nothing in the picture says which is which.
 #
 # MR has switches too. The contrast agent gadolinium shortens T1 where blood vessels leak: mucosa, glands, tumour. Below,
 # the T1 signal of the same anatomy before any scanner, without and with it, on one grey scale.
@@ -260,12 +276,12 @@ for m, x in x_held_out.items():
 draw_quality([n * (size // f) ** 2 for n in steps], pca_db, n_pixels)
 
 # %% [markdown]
-# **Read.** PSNR is a logarithm: +6 dB means half the root-mean-square error. To get a feeling for it, find the
-# line's values for the settings at which *you* stopped seeing a difference above. Whole slices count here, air too,
-# of validation patients, whom the PCA never saw. Smooth pictures are cheap; noise cannot be compressed, because what
-# is random in one pixel is not told by its neighbours. Yet a grainy CBCT may come out best: CT's scale spans 3000 HU,
-# so its soft tissue and noise hardly count, while MR's range is its own contrast. So do not compare dB between
-# modalities.
+# **Read.** PSNR (peak signal-to-noise ratio) is a logarithm: +6 dB means half the root-mean-square error. To get a
+# feeling for it, find the line's values for the settings at which *you* stopped seeing a difference above. Whole
+# slices count here, air too, of validation patients, whom the PCA never saw. Smooth pictures are cheap; noise cannot
+# be compressed, because what is random in one pixel is not told by its neighbours. Yet a grainy CBCT may come out
+# best: CT's scale spans 3000 HU, so its soft tissue and noise hardly count, while MR's range is its own contrast. So
+# do not compare dB between modalities.
 #
 # ## 4 · From a point to a cloud: the variational autoencoder
 #
@@ -321,13 +337,14 @@ print(check_sample(my_sample))
 # $$ \mathrm{KL} = \mathbb{E}_{z \sim q}\left[\log q(z|x) - \log p(z)\right]
 #    = \tfrac12 \left(\mu^2 + \sigma^2 - 1 - \log \sigma^2\right) $$
 #
-# (Kingma and Welling 2014, appendix B). Training minimises the negative evidence lower bound, in our weights
+# (Kingma and Welling 2014, appendix B). Training minimises the negative *evidence lower bound* (a lower bound on how
+# probable the model finds the data), in our weights
 #
 # $$ \mathcal L = \underbrace{|\hat x - x| + w_s\,(1 - \mathrm{SSIM})}_{\texttt{image}} +
 #    \beta \, \underbrace{\mathrm{KL}/n}_{\texttt{kl\_per\_latent}} $$
 #
-# with $w_s$ = `cfg.loss.ssim`, $\beta$ = `cfg.loss.kl` and $n$ latents a slice. The paper publishes no losses:
-# these are our choice.
+# with $w_s$ = `cfg.loss.ssim`, $\beta$ = `cfg.loss.kl` and $n$ latents a slice. SSIM, structural similarity, compares
+# small windows (lesson 03); 1 is equal. The paper publishes no losses: these are our choice.
 #
 # ### Try it 3: the divergence of one latent
 
@@ -372,8 +389,8 @@ show_source(kl_divergence)
 # %% [markdown]
 # ## 5 · Train it
 #
-# One function, the same as behind `python -m vaelite vae`. It fits the PCA, then trains the networks on single
-# slices of all modalities; it is never told which modality it sees.
+# One function, the same as behind `.venv/bin/vaelite vae --data data/phantom-laptop --run runs/phantom-laptop`. It fits
+# the PCA, then trains the networks on single slices of all modalities; it is never told which modality it sees.
 #
 # **Predict.** How many dB will the networks gain over PCA with the same number of latents? (+6 dB is half the error.)
 
@@ -388,7 +405,7 @@ vae = load_vae(run)                                          # from the run fold
 draw_training(run.stages["vae"]["history"], "VAE")
 
 # %%
-vae_db = run.stages["vae"]["metrics"]["psnr_db"]            # by train_vae, on the same validation slices
+vae_db = reconstruction_psnr(vae, held_out)                  # of the same slices as PCA's
 gain_db = sum(vae_db[m] - pca_db[m][-1] for m in modalities) / len(modalities)
 print(f"measured: {gain_db:+.1f} dB over PCA, mean of {len(modalities)} modalities, {len(held_out_cases)} validation "
       f"patients, n = {len(held_out)} slices.  You said {my_guess_gain_db}.")
@@ -428,9 +445,9 @@ x_decoded = torch.cat([vae.decode(part) for part in posterior.mean.split(32)])
 inside = held_out.mask[rows][have.nonzero()[:, 0]][:, None]
 steepness = torch.stack(torch.gradient(x, dim=(-2, -1))).square().sum(0).sqrt()
 steep = steepness > steepness[inside][:1_000_000].quantile(0.9)
-error = (x_decoded - x).abs()
+error = (x_decoded - x).abs() / 2                            # of the range: x goes from -1 to 1
 edge, elsewhere = error[inside & steep].mean(), error[inside & ~steep].mean()
-print(f"mean absolute error in the body, of the range 2: {edge:.3f} in the steepest tenth of the pixels, "
+print(f"mean absolute error in the body: {edge:.3f} of the range in the steepest tenth of the pixels, "
       f"{elsewhere:.3f} elsewhere: {edge / elsewhere:.1f} x more (n = {len(x)} slices, validation)")
 
 # %% [markdown]
@@ -518,6 +535,7 @@ for m in modalities:
     code[m][number[chosen]] = flat[chosen]
 gap_mm = 3 * held_out_cases[0].spacing_mm[0]
 above = distance(code[first][:n_slices // 3 - 1], code[first][1:n_slices // 3])
+print(f"the map's two directions hold {100 * share[:2].sum():.0f} % of the variance; these distances count all of it:")
 print(f"from a {first} to the {first} {gap_mm:g} mm above:  {above:.2f} (RMS per latent, median)")
 for m in modalities:
     if m != first:
@@ -525,10 +543,11 @@ for m in modalities:
         print(f"from a {first} to the {m} of the same slice:  {distance(code[first][both], code[m][both]):.2f}")
 
 # %% [markdown]
-# **Read.** A shared space does not mean one place for one anatomy. Where the map splits by colour, a modality is
-# far from the other, and a mapper has a way to go. CT and CBCT show the same physics and lie close together. If
-# your prediction was "closest to its own MR": the VAE was asked to keep everything needed to draw the slice again,
-# and the modality is part of that.
+# **Read.** A shared space does not mean one place for one anatomy. If the map's headline is near chance, colour does
+# not split it; but it shows only a part of the variance, so trust the distances. Where a modality is far from the
+# other, a mapper has a way to go. CT and CBCT show the same physics and lie close together. If your prediction was
+# "closest to its own MR": the VAE was asked to keep everything needed to draw the slice again, and the modality is
+# part of that.
 #
 # ### Explore 4: walk through the latent space
 #
@@ -542,7 +561,7 @@ def draw_walk(vae, z, axes, sizes, pixel_mm, direction, steps_sd):
     change = float((forth - back).abs().mean() / 2)
     pictures = {f"-{steps_sd:g} SD": back, "start": start, f"+{steps_sd:g} SD": forth}
     return draw_slices(pictures, "model space", pixel_mm, f"A step of {steps_sd:g} SD along direction {direction} "
-                       f"changes a pixel by {change:.2f} of the range 2")
+                       f"changes a pixel by {change:.2f} of the range")
 
 
 sizes = deviation / math.sqrt(len(flat))                     # standard deviation along each direction
@@ -551,6 +570,9 @@ explore(partial(draw_walk, vae, posterior.mean[one_slice[-1]], axes, sizes, pixe
         direction=range(1, 5), steps_sd=widgets.FloatSlider(2, min=0, max=4, step=0.25, description="step [SD]"))
 
 # %% [markdown]
+# **Read.** A direction that exchanges bright and dark tissues changes the modality, one that moves outlines the
+# anatomy; they are sorted by variance and not by meaning, so most do some of both.
+#
 # ## 8 · Check yourself
 #
 # 1. The paper's KL-16 codes a slice of 256 x 256 with `f = 16`, `k = 16`. How many latents is that? (Checked below.)

@@ -21,7 +21,7 @@
 # | | |
 # |---|---|
 # | **Goal** | train a latent mapper for all directions, and judge it against doing nothing and linear regression |
-# | **Time** | smoke: under 1 min · laptop: about 3 min · paper: needs a GPU, not yet measured |
+# | **Time** | smoke: under 1 min · laptop: about 2 min · paper: needs a GPU, not yet measured |
 # | **Needs** | stage `vae` of the same run (lesson 01) |
 # | **Makes** | stage `mapper` in `runs/<name>/`, read by lesson 03 |
 # | **You should know** | lesson 01; least squares; what a gradient is |
@@ -89,10 +89,10 @@ draw_modalities(x_of, pixel_mm, judged.mask[row])
 # The cheapest translator hands back its source. Where modalities nearly agree it is hard to beat, and a paper that
 # does not print its error hides something.
 #
-# **Predict.** Which two directions does copying do best? Which worst?
+# **Predict.** Between which two modalities does copying do best? And worst?
 
 # %%
-my_guess_best, my_guess_worst = None, None                   # for example "CBCT>CT"
+my_guess_best, my_guess_worst = None, None                   # for example "CT and T1c"
 
 # %%
 can = named(tasks(judged.have))
@@ -103,8 +103,9 @@ draw_direction_matrix(copied)
 # %%
 error_to = {direction: error["copy"] for direction, error in copied.items()}
 least, most = min(error_to, key=error_to.get), max(error_to, key=error_to.get)
-print(f"copying errs least in {least}, most in {most} (as a fraction of the target's range).  "
-      f"You said {my_guess_best} and {my_guess_worst}.")
+least, most = (direction.replace(">", " and ") for direction in (least, most))    # as far there as back
+print(f"copying errs least between {least}, most between {most} (as a fraction of the range).  "
+      f"You said {my_guess_best}; {my_guess_worst}.")
 
 # %% [markdown]
 # **Read.** Mean absolute error in the body, validation patients. Compare within a column: columns differ in unit.
@@ -113,9 +114,9 @@ print(f"copying errs least in {least}, most in {most} (as a fraction of the targ
 #
 # ## 3 · Second rival: linear regression
 #
-# Take one latent pixel of the target. Predict it as a weighted sum of the 3 x 3 latent pixels of the source around
-# it. The best weights have a closed form. With one example in each row of $X$ (`x`, a column of ones added) and $Y$
-# (`y`):
+# Take one *latent pixel* of the target: the numbers of one patch. Predict it as a weighted sum of the 3 x 3 latent
+# pixels of the source around it. The best weights have a closed form. With one example in each row of $X$ (`x`, a
+# column of ones added) and $Y$ (`y`):
 #
 # $$ W = (X^\top X + \lambda \bar d\, I)^{-1} X^\top Y $$
 #
@@ -415,8 +416,8 @@ if len(x_of) < 3:
 
 # %% [markdown]
 # **Read.** One model serves all directions only because it is told which. A wrong label in a data archive therefore
-# does silent harm: nothing crashes, the picture even looks plausible. That is why `load_cases` refuses a CT that is
-# not in HU.
+# does silent harm: nothing crashes, and a picture made of soft blocks does not give it away. That is why `load_cases`
+# refuses a CT that is not in HU.
 #
 # ## 9 · Two sources know more than one
 #
@@ -483,7 +484,8 @@ explore(partial(draw_direction, translator, judged, pixel_mm),
 #
 # 1. With five modalities, how many networks would the pairwise way need? (Checked below.)
 # 2. Why must the error of copying be printed beside every result?
-# 3. A mapper with causal attention would still be trained without an error message. What would be wrong with it?
+# 3. A mapper with causal attention (a token reads only itself and those before it) would still be trained without an
+#    error message. What would be wrong with it?
 
 # %%
 my_networks = None                                           # your answer to question 1
@@ -512,8 +514,9 @@ print(f"saved: {run.file_of('mapper')}, {run.stages['mapper']['parameters']:,} p
 # label does.
 #
 # **What it cannot do.** It cannot restore what the tokenizer lost, and it draws the mean of what is possible where
-# the source does not tell: expect blur, above all from MR to bone. It knows only modalities it was trained on.
-# Numbers are from validation patients of this data set; nothing here is a medical device.
+# the source does not tell: expect soft pictures, and from MR to CT blocky ones (one latent pixel is 8 x 8 pixels),
+# above all in bone. It knows only modalities it was trained on. Numbers are from validation patients of this data set;
+# nothing here is a medical device.
 #
 # **Next.** Lesson 03 fine-tunes the decoder on mapped latents, with the source slice at hand, and asks whether that
 # sharpens or invents. For your own patients: one `data_dir`, one `run_dir`, lessons 01 and 02 in this order.

@@ -14,14 +14,15 @@
 # %% [markdown]
 # # 03 · Can we sharpen without inventing?
 #
-# Lesson 02 left us with slices of the right modality that look soft. It is easy to make a soft picture look sharp:
-# any photo editor does it. The question is whether the new detail is **true**. This lesson finds out where the
-# softness comes from, trains the decoder once more against it, and then tries to catch the result lying.
+# Lesson 02 left us with slices of the right modality that look soft, and from MR to CT blocky: one latent pixel is
+# 8 x 8 pixels. It is easy to make a soft picture look sharp: any photo editor does it. The question is whether the new
+# detail is **true**. This lesson finds out where the softness comes from, trains the decoder once more against it, and
+# then tries to catch the result lying.
 #
 # | | |
 # |---|---|
 # | **Goal** | fine-tune the decoder on mapped latents, and measure what is gained, what is lost, what is invented |
-# | **Time** | smoke: about 2 min · laptop: about 15 min, most of it for the U-Net · paper: needs a GPU, not yet measured |
+# | **Time** | smoke: about 2 min · laptop: about 12 min, most of it training · paper: needs a GPU, not yet measured |
 # | **Needs** | a run with the stages `vae` (lesson 01) and `mapper` (lesson 02) |
 # | **Makes** | stages `decoder` and `unet` in `runs/<name>/`, read by lesson 04 |
 # | **You should know** | lessons 01 and 02; what a spatial frequency is helps |
@@ -75,8 +76,9 @@ print(f"{len(held_out)} slices of {len(validation)} validation patient(s), pixel
 # %%
 wished = [("T1c", "CT"), ("T2w", "CT"), ("CBCT", "CT")]
 source, target = next((pair for pair in wished if pair in start.directions()), start.directions()[0])
-row = int((held_out.case == 0).sum() * 0.6)                  # a slice through the face of the first validation patient
 both = held_out.have[:, MODALITIES.index(source)] & held_out.have[:, MODALITIES.index(target)]
+of_first = held_out.case[both] == held_out.case[both][0]     # the first validation patient who has both
+row = int(of_first.sum() * 0.6)                              # a slice through the face
 x_source, x_target = (held_out.x[both, MODALITIES.index(m)].float() for m in (source, target))      # n h w
 mask = held_out.mask[both]
 tokenizer = torch.from_numpy(start.reconstruct(x_target.numpy()))
@@ -92,7 +94,8 @@ draw_translations(source, x_source[row], target, x_target[row], {"tokenizer": to
 # So there are two errors in the third picture (*mapped*): what the latents **cannot hold** and what the mapper **did
 # not know**.
 #
-# **Predict.** Over all directions: which of the two is larger, and by what factor? Write a number.
+# **Predict.** Over all directions: by what factor is the error of *mapped* (both together) larger than that of the
+# *tokenizer* alone? Write a number.
 
 # %%
 my_guess_factor = None                                       # error of mapped / error of tokenizer
@@ -124,8 +127,8 @@ print(f"error of mapped / error of tokenizer: {factors[easiest]:.1f} ({easiest})
 # %% [markdown]
 # **Read.** Mean absolute error inside the body, over up to 60 validation slices. A factor near 1 means that the
 # tokenizer is the bottleneck: there only a better code or a look at the source can help. A large factor means that
-# the source does not tell enough, or that the mapper has not learnt it. If you guessed the other way round, you
-# trusted the picture: softness is what the eye sees first, but a wrong grey value weighs more.
+# the source does not tell enough, or that the mapper has not learnt it. If your number was too small, you trusted the
+# picture: softness and blocks are what the eye sees first, but a wrong grey value weighs more.
 #
 # ## 2 · What a loss rewards
 #
@@ -264,12 +267,13 @@ print(check_ssim(my_ssim))
 # %% [markdown]
 # ## 4 · Fine-tune the decoder
 #
-# The stage-1 decoder has never seen a mapped latent. A copy of it now learns to draw the target from mapped latents,
-# with the **source slice** at hand for the detail that the latents lost. VAE and mapper stay as they are. Again there is
-# a linear path in closed form, here a *blend*: one small filter each for the source slice and for the linear decode, by
-# least squares. From CBCT to CT it keeps much of the source, from MR to CT hardly any. The new networks start at zero
-# and learn the rest: the decoder's detail, and a *gain* map that scales the blend pixel by pixel (why else should the air
-# of the CT not be as noisy as the CBCT's?).
+# The stage-1 decoder (the VAE's own, of lesson 01) has never seen a mapped latent. A copy of it now learns to draw the
+# target from mapped latents, with the **source slice** at hand for the detail that the latents lost. VAE and mapper
+# stay as they are. Again there is a linear path in closed form, here a *blend*: one small filter each for the source
+# slice and for the *linear decode* (what PCA alone draws from the latents), by least squares. From CBCT to CT it keeps
+# much of the source, from MR to CT hardly any. The decoder's copy goes on from stage 1; the new parts start silent:
+# features of the source added to it, and a *gain* map that scales the blend pixel by pixel and can turn the CBCT's air
+# noise off.
 #
 # In the code: `z` mapped latents (b, k, h, w); `draft` their linear decode and `x` the source slice, both (b, 1, H, W)
 # in [-1, 1], where air is -1.
@@ -312,7 +316,7 @@ print(f"largest gain {gain[best]:+.1f} % ({best}), smallest {gain[worst]:+.1f} %
 # %% [markdown]
 # **Read.** Where fine-tuning loses, it has usually seen too few steps, or source and target are nearly the same
 # picture and every change is a change for the worse. With the smoke profile the untrained ones win often: 60 steps are
-# no training. The choice uses patients that trained nothing, and that lesson 04 will not use again. Chosen on the
+# no training. The choice uses patients that trained nothing, and that lesson 04 does not judge by. Chosen on the
 # test patients, the same table would flatter us: the better of two noisy numbers is always too good.
 #
 # ### Try it 3: choose
@@ -357,8 +361,9 @@ print(check_choice(my_choice))
 # Sharp means: much power at high spatial frequencies. We take the power spectrum of each slice, average it over rings
 # of equal frequency, and divide by the spectrum of the truth. 100 % is as sharp as the truth.
 #
-# **Predict.** At which frequency does the mapped slice lose half of its power? A latent pixel is `factor` pixels
-# wide.
+# **Predict.** At which frequency does the mapped slice lose half of its power? A latent pixel is `factor` pixels wide
+# (8; section 1 printed their size in mm), and the finest wave that a grid can hold is two of its cells long: the grid's
+# *Nyquist* frequency.
 
 # %%
 my_guess_per_mm = None                                       # spatial frequency [1/mm]
@@ -370,8 +375,8 @@ fine_share = {name: float(values[fine].mean()) for name, values in share.items()
 below = frequency[share["mapped"] < 50]
 lost = f"at {below[0]:.3f} per mm" if len(below) else "nowhere"
 latent_nyquist = 1 / (2 * cfg.vae.factor * pixel_mm)         # half a wave in each latent pixel
-print(f"mapped first falls below half of the truth's power {lost}; the grey line is at {latent_nyquist:.3f} per mm.",
-      f"You said {my_guess_per_mm}.")
+print(f"mapped first falls below half of the truth's power {lost}; the grey line is at {latent_nyquist:.3f} per mm, "
+      f"a wave of 2 x {cfg.vae.factor} pixels of {pixel_mm:.1f} mm. You said {my_guess_per_mm}.")
 
 # %%
 figure, ((ax,),) = new_figure(3.2)
@@ -380,7 +385,7 @@ for (name, values), style in zip(share.items(), (":", "--", "-")):
             linewidth=2)
 ax.axvline(latent_nyquist, color="0.7", linewidth=1)
 ax.axhline(100, color="0.7", linewidth=1)
-plain_axes(ax, "spatial frequency [1/mm]  (grey: Nyquist frequency of the latent grid)", "power [% of the truth]")
+plain_axes(ax, "spatial frequency [1/mm]  (grey: finest wave of the latent grid)", "power [% of the truth]")
 ax.set_ylim(0, max(130, 1.05 * max(values.max() for values in share.values())))
 ax.legend(fontsize=9)
 headline(figure, f"{source} → {target}, fine detail: mapped has {fine_share['mapped']:.0f} % of the truth's power, "
@@ -390,7 +395,8 @@ figure
 # %% [markdown]
 # **Read.** The grey line is no wall: a latent pixel holds several numbers, so finer waves than its grid's can pass.
 # Power that the tokenizer keeps and mapped has lost is what the mapper did not know: unsure where an edge lies, it
-# averages.
+# averages. And not all that mapped has is true: the edges of its blocks count as fine detail too, and no patient has
+# them.
 #
 # The spectrum says how sharp a picture is. It cannot say whether its detail is true. To see that, cheat.
 #
@@ -419,7 +425,8 @@ Markdown(markdown(["unsharp mask a (mapped slice)", "power of fine detail, of th
 
 # %% [markdown]
 # **Read.** Power can be bought at any price. If the error rises while the power comes nearer to 100 %, the new detail
-# is in the wrong place. So never show a spectrum, or a sharp picture, without the error beside it.
+# is in the wrong place: a misplaced edge costs twice, where it is and where it should be. So never show a spectrum, or
+# a sharp picture, without the error beside it.
 #
 # ### Explore 1: how far can you go?
 
@@ -437,10 +444,10 @@ explore(draw, "Which amount makes the mapped slice look as sharp as the real one
 # %% [markdown]
 # ## 8 · The baseline that could win
 #
-# Three stages, latents, ridges: is it worth it? The fair rival is one modality-conditioned U-Net that maps image to
-# image. **Fair** means here: the same training slices, the same loss, the same directions drawn equally often, and
-# the same **wall time** on this machine as our three stages took together. It does not mean the same number of
-# parameters or steps.
+# Three stages, latents, ridges: is it worth it? The fair rival is one modality-conditioned U-Net: it maps image to
+# image and, like our mapper, is told source and target. **Fair** means here: the same training slices, the same loss,
+# the same directions drawn equally often, and the same **wall time** on this machine as our three stages took
+# together. It does not mean the same number of parameters or steps.
 
 # %%
 budget = {name: run.stages[name]["seconds"] for name in ("vae", "mapper", "decoder")}
@@ -481,7 +488,7 @@ if {"CBCT", "CT"} <= set(translator.modalities):
     x_cbct, body = some.x[some.have[:, 0], 0].float(), some.mask[some.have[:, 0]]
     planted, disc = plant_lesions(x_cbct, body, pixel_mm, amount=150 / 1500)      # 1500 HU are 1 in model space
     responses = {method: lesion_response(translator, x_cbct, planted, disc, "CBCT", "CT", method)
-                 for method in ("copy", "ridge", "mapped", "finetuned", "unet")}
+                 for method in ("copy", "ridge", "mapped", "finetuned", "vaelite", "unet")}
     lines = [[METHOD_NAMES.get(method, method), f"{kept:.0f} %", f"{elsewhere:.0f} %"]
              for method, (_, kept, elsewhere) in responses.items()]
     table = Markdown(markdown(["method", "contrast kept (true: 100 %)", "largest change elsewhere (true: 0 %)"], lines))
@@ -503,7 +510,7 @@ lesion = None
 if {"CBCT", "CT"} <= set(translator.modalities):
     middle = len(planted_in) // 2
     finding = ", ".join(f"{METHOD_NAMES.get(method, method)} {responses[method][1]:.0f} %"
-                        for method in ("mapped", "finetuned", "unet"))
+                        for method in ("ridge", "mapped", "finetuned", "vaelite", "unet"))
     changes = {METHOD_NAMES.get(method, method): 1500 * change[middle].numpy()      # model space -> HU
                for method, (change, _, _) in responses.items()}
     lesion = draw_response(changes, planted_in[middle].numpy(), pixel_mm,
@@ -544,12 +551,13 @@ def draw_translator(translator, slices, pixel_mm, direction, slice_number, metho
     return draw_translations(source, x, target, wanted, predictions, pixel_mm, slices.mask[slice_number])
 
 
-names = [f"{s} → {t}" for s, t in translator.directions()]
-first_patient = load_slices(validation[:1], cfg.data.size)
-explore(partial(draw_translator, translator, first_patient, pixel_mm),
+shown = next(case for case in validation if {source, target} <= set(case.modalities))    # the patient of section 1
+names = [f"{s} → {t}" for s, t in translator.directions() if {s, t} <= set(shown.modalities)]
+patient = load_slices([shown], cfg.data.size)
+explore(partial(draw_translator, translator, patient, pixel_mm),
         "Go through the slices: where is the error largest, and is it the same place for the U-Net?",
         direction=widgets.Dropdown(options=names, value=f"{source} → {target}"),
-        slice_number=widgets.IntSlider(row, 0, len(first_patient) - 1),
+        slice_number=widgets.IntSlider(row, 0, len(patient) - 1),
         method=[(METHOD_NAMES.get(m, m), m) for m in ("vaelite", "mapped", "finetuned", "unet", "ridge")])
 
 # %% [markdown]
@@ -586,6 +594,12 @@ print(f"Fine-tuning changed the validation error by {-gain[best]:+.1f} % ({best}
       f"{fine_share['finetuned']:.0f} % of the truth's. "
       f"The U-Net had the lower error in {len(unet_wins)} of {len(final)} directions "
       f"(n = {len(validation)} patient(s)).")
+here = measured[f"{source}>{target}"]
+sharper, nearer = fine_share["finetuned"] > fine_share["mapped"], here["finetuned"] < here["mapped"]
+verdict = {(True, True): "yes", (False, True): "not sharper, but truer", (True, False): "no: the new detail is false",
+           (False, False): "no"}[sharper, nearer]
+print(f"{source} → {target}, fine-tuned beside mapped: sharper {'yes' if sharper else 'no'}, nearer to the truth "
+      f"{'yes' if nearer else 'no'} (error {100 * here['finetuned'] / here['mapped'] - 100:+.1f} %). So: {verdict}.")
 
 # %% [markdown]
 # **What we did.** We split the error into what the tokenizer cannot hold and what the mapper does not know,

@@ -87,7 +87,8 @@ draw_translations(source, unit[z], "CT", hu_to_unit(ct_hu)[z], {"copy": unit[z],
 #
 # ## 2 · A number without its convention is not a number
 #
-# PSNR is $10 \log_{10}(R^2/\mathrm{MSE})$. Which range $R$? Over which voxels? Papers differ, and often do not say.
+# PSNR is $10 \log_{10}(R^2/\mathrm{MSE})$, with the mean squared error MSE. Which range $R$? Over which voxels? Papers
+# differ, and often do not say.
 #
 # **Predict.** This one pair, three conventions: by how many dB can PSNR differ?
 
@@ -179,7 +180,8 @@ print(check_transmission(my_transmission))
 
 # %% [markdown]
 # Dose is not transmission: photons scatter, and the electrons they set free need some depth to build up. This is our
-# dose engine (pyRadPlan's pencil beam) in plain water, 10 × 10 cm field, 6 MV, source 100 cm from the surface.
+# dose engine (pyRadPlan's *pencil beam*: it adds up what many thin rays leave around them) in plain water, 10 × 10 cm
+# field, 6 MV, source 100 cm from the surface.
 #
 # **Predict.** How many percent of the maximum are left at 10 cm?
 
@@ -214,10 +216,12 @@ Markdown(markdown(["error along one beam", "HU off", "depth in water [mm]", "dos
 #
 # ## 4 · A plan
 #
-# Seven photon fields from around the head (intensity modulated, **IMRT**). The planner prescribes a dose to the
-# target volume (**PTV**) and limits for organs; an optimiser finds the fluence. All of it is our choice: the paper
-# publishes no geometry. The **DVH** (dose-volume histogram) then says which part of a structure gets at least which
-# dose. **D95** is one point of it, the dose that 95 % of the target get at least.
+# Seven photon fields from around the head (intensity modulated, **IMRT**). The visible tumour (**GTV**) with what it
+# may have invaded unseen (**CTV**) and a margin for errors of positioning makes the target volume (**PTV**). The
+# planner prescribes a dose to it and limits for organs; an optimiser finds the *fluence*, how much each small piece of
+# a beam (a *beamlet*) sends. All of it is our choice: the paper publishes no geometry. The **DVH** (dose-volume
+# histogram) then says which part of a structure gets at least which dose. **D95** is one point of it, the dose that
+# 95 % of the target get at least.
 
 # %%
 targets_gy = prescriptions(case)
@@ -373,9 +377,10 @@ print(check_gamma(my_gamma))
 # ## 6 · The test patients, once
 #
 # Everything so far, in all four lessons, used training and validation patients. This is the only cell that **judges**
-# the test patients: every direction and every method, plans, recalculations. What follows reads its results:
-# `report.json`, the doses in `dose/`, and for the pictures the CT and contours of one of them. If a number disappoints
-# you and you go back to change a knob, the test has become a second validation, and you need new patients.
+# the test patients: images of all of them, in every direction and by every method; dose, which takes longer, on the
+# first `cfg.dose.cases` that can be planned (laptop: 3). What follows reads its results: `report.json`, the doses in
+# `dose/`, and for the pictures the CT and contours of one of them. If a number disappoints you and you go back to
+# change a knob, the test has become a second validation, and you need new patients.
 
 # %%
 report = evaluate(cases, run)
@@ -386,11 +391,20 @@ Markdown(training_table(report))
 # %% [markdown]
 # ## 7 · Pictures in numbers
 #
-# Mean ± SD over test patients (no SD for a single one), never over slices. **Predict**: which direction is the
-# hardest, and does any baseline beat us somewhere? The best mean of each row is bold.
+# Mean ± SD over test patients (no SD for a single one), never over slices. **Predict**: from which source is CT the
+# hardest, and does any baseline beat us there? The best mean of each row is bold.
 
 # %%
 Markdown(translation_table(report, "MAE") + "\n\n" + translation_table(report, "MAE", on_grid=True))
+
+# %%
+into_ct = {}                                                 # {source: {method: mean MAE in the body [HU]}}
+for row in rows_of(report, table="translation", target="CT", metric="MAE", convention="synthrad2023"):
+    into_ct.setdefault(row["source"], {})[row["method"]] = row["mean"]
+hardest = max(into_ct, key=lambda origin: into_ct[origin]["vaelite"])
+ours = into_ct[hardest]["vaelite"]
+ahead = [METHODS[name] for name, mean in into_ct[hardest].items() if mean < ours]
+print(f"CT is hardest from {hardest}: {ours:.0f} HU by vaelite; better there: {', '.join(ahead) or 'none'}.")
 
 # %%
 Markdown("\n\n".join(translation_table(report, metric, on_grid) for metric in ("PSNR", "SSIM") for on_grid in (False, True)))
@@ -417,8 +431,8 @@ Markdown("MAE of the synthetic CT [HU], by tissue\n\n" + markdown(
      for (origin, method), found in by_tissue.items()]))
 
 # %% [markdown]
-# **Read.** A mean over the body is mostly a mean over soft tissue. Bone and air are where MR is blind, and where a
-# dose calculation looks first.
+# **Read.** A mean over the body is mostly a mean over soft tissue. Bone and air are where MR is blind; section 3 says
+# what that costs: HU times path.
 #
 # How sure is a mean over so few patients?
 
@@ -440,7 +454,10 @@ else:
 #
 # The plan is made on the real CT. The **same fluence** is calculated again on each synthetic CT. `copy` is the raw
 # CBCT. *MAE_target* is the mean absolute dose error where the plan has at least 90 % of the prescription, in % of the
-# prescription: the "off on average" of section 5.
+# prescription: the "off on average" of section 5. Planned are the first `cfg.dose.cases` test patients (laptop: 3): n
+# may be smaller here than in section 7.
+#
+# The figure below shows what **fails**, on a logarithmic axis: rates near 100 % would lie on each other.
 
 # %%
 has_dose = bool(rows_of(report, table="gamma"))
@@ -482,7 +499,7 @@ if has_dose:
         points, f"Image error and dose error: rank correlation {rank:.2f} over {len(points)} synthetic CTs"))
 
 # %% [markdown]
-# **Read.** Across sources, hundreds of HU apart, MAE orders the doses. Within one source it need not: compare the
+# **Read.** Between methods hundreds of HU apart MAE orders the doses; between close ones it need not: compare the
 # circles (CBCT). MAE forgets the sign, and a bias adds up along a beam where noise cancels.
 #
 # Now one test patient, from the doses that `evaluate` has kept: the target, and the organ whose mean dose `vaelite`
@@ -644,5 +661,11 @@ print(f"n = {counts['test']} test patient(s) of {report['data']['name']}. Resear
 # is no clinical evidence.
 #
 # **Next.** Repeat all four lessons on real CTs (`make run-all DATA=data/openkbp`, see the README) or on your own case
-# folders. Then train a stage with one knob changed, `vaelite vae --set vae.factor=16 ...` (`vaelite config` prints all
-# knobs), and the stages after it, and see which line of the report card moves.
+# folders. Then train with one knob changed (`.venv/bin/vaelite config` prints all) in a run folder of its own:
+#
+# ```
+# .venv/bin/vaelite vae --data data/phantom-laptop --run runs/factor16 --set vae.factor=16
+# ```
+#
+# The same line with `mapper`, `finetune` and `unet` for `vae` trains the other stages,
+# `.venv/bin/vaelite evaluate runs/factor16 --data data/phantom-laptop` judges them. Which number of the report moves?

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -18,6 +19,8 @@ for folder in (ROOT, ROOT / "data_scripts"):
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
 
+# Real scans are licensed and large, so they are not shipped: a folder with open-kbp/ (a clone of ababier/open-kbp), ...
+REAL_DATA = Path(os.environ.get("VAELITE_REAL_DATA", ROOT / "data" / "real"))
 TINY_SHAPE = (8, 32, 32)  # z y x
 TINY_SPACING_MM = (3.0, 2.0, 2.0)
 TINY_STRUCTURES = ("PTV", "SpinalCord")

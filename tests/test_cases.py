@@ -14,14 +14,12 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import TINY_SHAPE, TINY_SPACING_MM, tiny_patient, write_nifti
+from conftest import REAL_DATA, TINY_SHAPE, TINY_SPACING_MM, tiny_patient, write_nifti
 from vaelite import cases
 from vaelite.cases import load_cases
 from vaelite.errors import VaeliteError
 from vaelite.slices import fit_in_plane, load_slices, unfit_in_plane
 from vaelite.volumes import load_volume, save_volume
-
-SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 @pytest.fixture
@@ -336,17 +334,17 @@ def test_a_ct_given_as_mr_is_refused_and_a_normalised_mr_is_not(ct, tmp_path):
     ("porcine_ct_t2/t2_on_ct_1x1x2.nii.gz", "T2w"),
 ])
 def test_real_scans_pass_the_door(name, modality):
-    path = SHARED_DATA / name
+    path = REAL_DATA / name
     if not path.exists():
-        pytest.skip(f"real scan {name} is not beside the project")
+        pytest.skip(f"no {name} in VAELITE_REAL_DATA")
     assert load_volume(path, modality).data.ndim == 3
 
 
 def test_a_real_radiotherapy_ct_passes_only_in_hu(tmp_path):
-    path = SHARED_DATA / "open-kbp" / "provided-data"
+    path = REAL_DATA / "open-kbp" / "provided-data"
     found = sorted(path.glob("*-pats/pt_*/ct.csv"))
     if not found:
-        pytest.skip("no OpenKBP patient is beside the project")
+        pytest.skip("no open-kbp in VAELITE_REAL_DATA")
     flat_index, stored = np.loadtxt(found[0], delimiter=",", skiprows=1).T
     ct = np.zeros((128, 128, 128), dtype=np.float32)
     ct.flat[flat_index.astype(int)] = np.clip(stored, 0, 4095)

@@ -81,7 +81,7 @@ def test_one_colour_a_structure_and_one_style_a_dose(patient):
 
 
 def test_targets_of_several_levels_can_be_told_apart():
-    names = ("PTV70", "PTV63", "PTV56", "GTV", "Parotid_L", "Parotid_R", "SpinalCord", "Brainstem")
+    names = ("PTV70", "PTV63", "PTV56", "GTV", "CTV", "Parotid_L", "Parotid_R", "SpinalCord", "Brainstem")
     assert len({dose_figures.structure_colour(name) for name in names}) == len(names)
 
 
@@ -124,10 +124,23 @@ def test_equal_pass_rates_do_not_hide_each_other():
     assert (np.abs(first - second) > 0.05).all() and np.abs(first - [0, 1]).max() < 0.3
 
 
+def test_rates_near_100_percent_are_told_apart_by_what_fails():
+    lines = draw_pass_rates({"T2w by ridge": {"2 %/2 mm": 99.0, "1 %/1 mm": 90.0},
+                             "T2w by vaelite": {"2 %/2 mm": 100.0, "1 %/1 mm": 99.9}}, "finding").axes[0].lines
+    assert np.allclose(lines[0].get_ydata(), [1, 10])
+    assert np.allclose(lines[1].get_ydata(), [dose_figures.FEWEST_FAIL, 0.1]), "none fails: on the floor, not off the axis"
+
+
+def test_left_and_right_of_one_colour_share_an_entry_of_the_legend():
+    names = ["PTV", "Submandibular_L", "Parotid_L", "Parotid_R", "Submandibular_R"]
+    labels = [handle.get_label() for handle in dose_figures.structure_handles(names)]
+    assert labels == ["PTV", "Submandibular_L, _R", "Parotid_L", "Parotid_R"]
+
+
 def test_the_lesion_keeps_its_place_and_size():
     axes = draw_response({"copy": 150.0 * LESION}, LESION, 2.0, "finding", reach_mm=10).axes[0]
     image = axes.get_images()[0]
-    assert image.get_clim() == (-150, 150) and image.get_array().shape == (11, 11)
+    assert image.get_clim() == (-300, 300) and image.get_array().shape == (11, 11)
     assert image.get_array()[5, 5] == 150 and (image.get_array() != 0).sum() == LESION.sum()
     x, y = axes.collections[0].get_paths()[0].vertices.mean(0)
     assert abs(x - 11) < 1 and abs(y - 11) < 1, "the outline lies around the middle of 11 pixels of 2 mm"

@@ -1,6 +1,6 @@
 """OpenKBP as published becomes case folders: nothing is moved, mirrored or rescaled, and what looks wrong is refused.
 
-Most tests write a synthetic patient in the published format; the last import a real one from ../shared/data/open-kbp.
+Most tests write a synthetic patient in the published format; the last import a real one, where there is one.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import REAL_DATA
 from import_openkbp import import_patients, main
 from openkbp.checks import check_orientation, tissue_peaks_hu
 from openkbp.patient import PUBLISHED_SHAPE, read_patient
@@ -31,7 +31,7 @@ CENTRES = {                                                     # z y x, LPS
     "LeftParotid": (74, 64, 77), "RightParotid": (74, 64, 51), "PTV70": (68, 60, 58), "PTV56": (58, 62, 70),
 }
 OUR_NAMES = {"LeftParotid": "Parotid_L", "RightParotid": "Parotid_R"}
-REAL = ROOT.parent / "shared" / "data" / "open-kbp"
+REAL = REAL_DATA / "open-kbp"
 
 
 def synthetic_patient() -> dict[str, np.ndarray]:
@@ -289,7 +289,7 @@ class TestSplits:
 def real_case(tmp_path_factory):
     """One real patient, imported with a quick scan."""
     if not (REAL / "provided-data").is_dir():
-        pytest.skip("no real patients in ../shared/data/open-kbp")
+        pytest.skip("no open-kbp in VAELITE_REAL_DATA")
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("data") / "openkbp"
     (source / "train-pats").mkdir()
     (source / "train-pats" / "pt_100").symlink_to(REAL / "provided-data" / "train-pats" / "pt_100")

@@ -14,9 +14,9 @@ ROOT = Path(__file__).parents[1]
 TIERS = [
     {"errors", "layers"},
     {"intensity", "vae", "decoder", "mapper", "losses", "metrics", "gamma", "dose"}
-    | {"figures", "dose_figures", "explore", "runs", "pages", "report"},
+    | {"figures", "dose_figures", "explore", "runs", "pages"},
     {"baselines", "resume", "published"},
-    {"volumes"},
+    {"volumes", "report"},
     {"cases"},
     {"slices"},
     {"train"},

@@ -111,7 +111,7 @@ def test_more_gadolinium_gives_more_signal_up_to_the_usual_dose():
     assert doses == sorted(doses) and doses[0] < 0.7 * doses[-1]
 
 
-def test_one_clinic_has_one_protocol_and_many_clinics_have_many():
+def test_one_clinic_has_one_kind_of_protocol_and_many_clinics_have_many():
     one = [draw_protocol(Streams(0, index), load_settings().mr) for index in range(20)]
     assert all(p.field_tesla == 3.0 and isinstance(p.t1, SpinEcho) and not p.t1c_fat_saturated for p in one)
     assert all(0.6 <= protocol.gadolinium <= 1.4 for protocol in one)

@@ -260,6 +260,8 @@ def test_gadolinium_shows_where_it_went_and_nowhere_else(patients):
         assert gain["T1c"][inside].min() > 0, name
     no_water = before.planned.values[MODALITY_COLUMNS.index("T1c")] == 0
     assert no_water.sum() > 10_000 and np.abs(gain["T1c"][no_water]).max() == 0
+    far_from_uptake = binary_erosion(~took_up & patient.mask, iterations=2)            # no partial volume of what took up
+    assert far_from_uptake.any() and np.abs(gain["T1c"][far_from_uptake]).max() == 0
     no_uptake = patient.planned.label == TISSUE_ID["vitreous"]                         # water that the blood keeps from
     assert np.median(gain["T1c"][no_uptake]) < 0.1 * np.median(gain["T1c"][patient.structures["GTV"]])
     assert np.abs(gain["T2w"]).max() == 0 and np.abs(gain["HU"]).max() == 0

@@ -6,23 +6,26 @@ on the right. Doses are in Gy, CT in HU. The caller computes; these functions dr
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Iterable
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from .errors import VaeliteError
 
 CT_WINDOW_HU = (-160.0, 240.0)                               # soft tissue: level 40, width 400
 BONE_WINDOW_HU = (0.0, 1500.0)                               # bone in greys, soft tissue nearly black
 DOSE_SHOWN_FROM = 0.1                                        # of the prescription; below it the anatomy shows through
+FEWEST_FAIL = 0.01                                           # percent; less is a handful of voxels
 # Okabe and Ito's palette, told apart by colour-blind readers too
 STRUCTURE_COLOURS = {
-    "PTV63": "#8F3A00", "PTV56": "#F2A272", "PTV": "#D55E00", "GTV": "#CC79A7", "CTV": "#CC79A7",
+    "PTV63": "#8F3A00", "PTV56": "#F2A272", "PTV": "#D55E00", "GTV": "#CC79A7", "CTV": "#7B3294",
     "SpinalCord": "#0072B2", "Brainstem": "#56B4E9",
     "Parotid_L": "#009E73", "Parotid_R": "#E69F00", "Submandibular": "#5D8C5D", "Mandible": "#8C6D46",
-    "Larynx": "#B8A500", "Esophagus": "#7F7F7F", "Eye": "#999999",
+    "Larynx": "#B8A500", "Esophagus": "#7F7F7F", "Eye": "#999999", "Thyroid": "#44AA99",
 }
 DOSE_STYLES = ("-", "--", ":", "-.", (0, (1, 3)), (0, (6, 2, 1, 2, 1, 2)))
 # as in `figures`; a test compares the two
@@ -36,6 +39,15 @@ WIDTH_IN, DPI = 7.0, 100                                     # 700 px: sharp on 
 def structure_colour(name: str) -> str:
     """The colour of a structure, the same in every figure; "PTV70" and "Eye_L" take that of their prefix."""
     return next((colour for prefix, colour in STRUCTURE_COLOURS.items() if name.startswith(prefix)), "#444444")
+
+
+def structure_handles(names: Iterable[str]) -> list[Line2D]:
+    """One entry of a legend for each structure; a left and a right organ of one colour share theirs: "Eye_L, _R"."""
+    together: dict[tuple[str, str], list[str]] = {}
+    for name in names:
+        together.setdefault((structure_colour(name), name.removesuffix("_L").removesuffix("_R")), []).append(name)
+    return [Line2D([], [], color=colour, linewidth=3, label=", ".join([first, *(name[-2:] for name in others)]))
+            for (colour, _), (first, *others) in together.items()]
 
 
 # ----------------------------------------------------------------------------------------------------------- histograms
@@ -58,7 +70,7 @@ def draw_dvh(curves: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]], title:
         axes.axvline(dose_gy, color="0.6", linewidth=0.8, linestyle=":")
     axes.set(xlabel="dose [Gy]", ylabel="volume receiving at least that dose [%]", ylim=(0, 103), xlim=(0, None))
     axes.grid(color="0.92")
-    handles = [Line2D([], [], color=structure_colour(name), linewidth=3, label=name) for name in curves]
+    handles = structure_handles(curves)
     handles += [Line2D([], [], color="0.2", linestyle=styles[name], label=name) for name in doses]
     axes.legend(handles=handles, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     set_finding(axes, title)
@@ -88,9 +100,8 @@ def draw_dose_wash(ct_hu: np.ndarray, dose_gy: np.ndarray, structures: dict[str,
         axes.set_title(plane, fontsize=10)
     panels[1].set_ylabel("z [mm]", fontsize=9)
     seen = [name for name, mask in structures.items() if mask[z].any() or mask[:, y].any()]
-    handles = [Line2D([], [], color=structure_colour(name), linewidth=2, label=name) for name in seen]
-    if handles:
-        figure.legend(handles=handles, loc="outside lower center", ncols=5, fontsize=8, frameon=False)
+    if seen:
+        figure.legend(handles=structure_handles(seen), loc="outside lower center", ncols=5, fontsize=8, frameon=False)
     figure.colorbar(wash, ax=panels, label="dose [Gy]", shrink=0.8)
     figure.suptitle(folded(title, 78), fontsize=11)
     return figure
@@ -168,9 +179,10 @@ def draw_depth_dose(depth_cm: np.ndarray, dose_percent: np.ndarray, title: str, 
 
 
 def draw_pass_rates(rates: dict[str, dict[str, float]], title: str) -> Figure:
-    """Gamma pass rates over criteria: {dose: {criterion: pass rate [%]}}, criteria from loose to strict.
+    """What fails gamma over criteria: {dose: {criterion: pass rate [%]}}, criteria from loose to strict.
 
-    The doses stand a little beside each other, so that equal rates do not hide one another.
+    Drawn is 100 - rate, on a logarithmic axis, since rates near 100 % differ in nothing else; less than FEWEST_FAIL stands
+    on the floor. The doses stand a little beside each other, so that equal rates do not hide one another.
     """
     criteria = list(dict.fromkeys(criterion for of_dose in rates.values() for criterion in of_dose))
     figure, axes = new_figure(4.2)
@@ -178,13 +190,13 @@ def draw_pass_rates(rates: dict[str, dict[str, float]], title: str) -> Figure:
         source, _, method = name.partition(" by ")
         label = f"{source} by {METHOD_NAMES.get(method, method)}" if method else name
         positions = [criteria.index(criterion) + beside for criterion in of_dose]
-        axes.plot(positions, list(of_dose.values()), SOURCE_STYLES.get(source, "-."), label=label,
-                  marker=SOURCE_MARKERS.get(source, "D"), color=METHOD_COLOURS.get(method, "0.3"))
-    lowest = min(value for of_dose in rates.values() for value in of_dose.values())
-    axes.axhline(99, color="0.5", linewidth=1.2, zorder=1, label="99 %")
+        axes.plot(positions, [max(FEWEST_FAIL, 100 - rate) for rate in of_dose.values()], SOURCE_STYLES.get(source, "-."),
+                  label=label, marker=SOURCE_MARKERS.get(source, "D"), color=METHOD_COLOURS.get(method, "0.3"))
+    axes.axhline(1, color="#117733", linewidth=1.2, zorder=1, label="99 % pass")
     axes.set(xticks=range(len(criteria)), xticklabels=criteria, xlabel="gamma criterion (dose / distance)",
-             ylabel="voxels that pass [%]", xlim=(-0.3, len(criteria) - 0.7),
-             ylim=(max(0.0, lowest - 0.1 * (100 - lowest) - 0.3), 100.2))
+             xlim=(-0.3, len(criteria) - 0.7), yscale="log", ylim=(0.8 * FEWEST_FAIL, None),
+             ylabel=f"voxels that fail [%]; on the floor: {FEWEST_FAIL:g} or less")
+    axes.yaxis.set_major_formatter("{x:g}")
     axes.legend(fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     axes.grid(color="0.92")
     set_finding(axes, title)
@@ -206,8 +218,12 @@ def draw_error_against_dose(points: list[tuple[str, str, float, float]], title: 
     handles += [Line2D([], [], marker=SOURCE_MARKERS.get(s, "D"), color="0.3", linestyle="", label=f"from {s}")
                 for s in sources]
     axes.legend(handles=handles, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-    axes.set(xlabel="MAE of the synthetic CT in the body [HU]", xlim=(0, None), ylim=(0, None),
+    axes.set(xlabel="MAE of the synthetic CT in the body [HU]", xscale="log", yscale="log",
              ylabel="mean dose error in the target\n[% of the prescription]")
+    for axis in (axes.xaxis, axes.yaxis):                    # equal steps are equal factors: near points part
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter(NullFormatter())
     axes.grid(color="0.92")
     set_finding(axes, title)
     return figure
@@ -231,16 +247,16 @@ def draw_mean_against_n(values: list[float], half_width: list[float], unit: str,
 
 # ----------------------------------------------------------------------------------------------------- a planted lesion
 def draw_response(changes_hu: dict[str, np.ndarray], disc: np.ndarray, pixel_mm: float, title: str,
-                  reach_mm: float = 36.0) -> Figure:
+                  reach_mm: float = 16.0) -> Figure:
     """What a planted lesion changed around it in each translation: {method: change (h, w) [HU]}; black: its outline."""
-    figure, panels = new_figure(2.4, columns=len(changes_hu))
+    figure, panels = new_figure(2.1, columns=len(changes_hu))
     figure.set_layout_engine("compressed")
     panels = np.atleast_1d(panels)
     reach = int(reach_mm / pixel_mm)
     row, column = (int(index.mean()) for index in np.nonzero(disc))
     cut = slice(max(0, row - reach), row + reach + 1), slice(max(0, column - reach), column + reach + 1)
     for axes, (method, change) in zip(panels, changes_hu.items()):
-        image = axes.imshow(change[cut], cmap="RdBu_r", vmin=-150, vmax=150,
+        image = axes.imshow(change[cut], cmap="RdBu_r", vmin=-300, vmax=300,    # twice the lesion: overshoot shows
                             extent=extent_mm(disc[cut].shape, (pixel_mm, pixel_mm)))
         show_contour(axes, disc[cut], (pixel_mm, pixel_mm), "black")
         axes.set_xlabel("x [mm]", fontsize=9)

@@ -353,6 +353,7 @@ def draw_influence(influences: Mapping[str, Any], token: tuple[int, int], findin
         ax.plot(token[1], token[0], "s", markersize=9, fillstyle="none", color="red", markeredgewidth=1.5)
         ax.set_title(f"{title}: {used} of {relative.size} tokens", fontsize=9)
         plain_axes(ax, "column of tokens [1]", "row of tokens [1]")
+        ax.label_outer()
         ax.grid(False)
     figure.colorbar(image, ax=axes, label="relative influence [1]", shrink=0.8)
     if finding:

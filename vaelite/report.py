@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from .metrics import CONVENTIONS, REPORTED
+
 METHODS = {"vaelite": "vaelite", "unet": "U-Net", "control": "no latents", "ridge": "ridge", "copy": "copy"}
 
 # Liang et al. 2025 (doi 10.1002/mp.17912), abstract: mean +- SD over its private patients, mask and window not stated
@@ -34,6 +36,9 @@ def report_tables(report: dict[str, Any]) -> str:
         parts += ["## Uncertainty", uncertainty_table(report)]
     if rows_of(report, table="gamma"):
         parts += ["## Dose", gamma_table(report), dvh_table(report)]
+    used = dict.fromkeys(convention for modality in data["modalities"] for convention in REPORTED[modality])
+    parts.append("Conventions: " + "; ".join(f"`{name}`: {CONVENTIONS[name].label}" for name in used)
+                 + ". PSNR and SSIM use that range; \"of range\": 1 is the reference's p0.5-p99.5.")
     parts.append(f"Paper: Liang et al. 2025, abstract. {NOT_COMPARABLE}")
     return "\n\n".join(part for part in parts if part)
 
@@ -54,7 +59,7 @@ def reconstruction_table(report: dict[str, Any]) -> str:
     """PSNR and SSIM of decode(encode(x)) per modality, in the body and over the whole grid."""
     rows = []
     for modality in present(report, table="reconstruction"):
-        in_body, on_grid = conventions(modality)
+        in_body, on_grid = REPORTED[modality]
         cells = [cell(report, table="reconstruction", target=modality, metric=metric, convention=convention)
                  for metric in ("PSNR", "SSIM") for convention in (in_body, on_grid)]
         rows.append([modality, in_body, on_grid, *cells])
@@ -68,7 +73,7 @@ def mean_of(report: dict[str, Any], metric: str, on_grid: bool) -> str:
     """Mean over the modalities of the reconstruction's means."""
     values = [row["mean"] for modality in present(report, table="reconstruction")
               for row in rows_of(report, table="reconstruction", target=modality, metric=metric,
-                                 convention=conventions(modality)[on_grid])]
+                                 convention=REPORTED[modality][on_grid])]
     return number(sum(values) / len(values), metric)
 
 
@@ -82,7 +87,7 @@ def translation_table(report: dict[str, Any], metric: str, on_grid: bool = False
     lines = []
     for source in present(report, table="translation"):
         for target in present(report, table="translation"):
-            convention = conventions(target)[on_grid]
+            convention = REPORTED[target][on_grid]
             found = {m: rows_of(report, table="translation", method=m, source=source, target=target, metric=metric,
                                 convention=convention) for m in methods}
             if not any(found.values()):
@@ -103,7 +108,7 @@ def fusion_table(report: dict[str, Any]) -> str:
     lines, methods = [], [m for m in METHODS if rows_of(report, table="fusion", method=m)]
     for target in present(report, table="fusion"):
         for metric in ("MAE", "PSNR", "SSIM"):
-            wanted = {"target": target, "metric": metric, "convention": conventions(target)[0]}
+            wanted = {"target": target, "metric": metric, "convention": REPORTED[target][0]}
             cells = []
             for method in methods:
                 fused = rows_of(report, table="fusion", method=method, **wanted)[0]
@@ -192,7 +197,7 @@ def body_means(report: dict[str, Any], method: str, metric: str) -> dict[str, fl
     """{"CBCT>CT": mean of the metric in the body mask} over all directions of one method."""
     rows = rows_of(report, table="translation", method=method, metric=metric)
     return {f"{row['source']}>{row['target']}": row["mean"] for row in rows
-            if row["convention"] == conventions(row["target"])[0]}
+            if row["convention"] == REPORTED[row["target"]][0]}
 
 
 def keep_in_table(metric: str) -> bool:
@@ -209,11 +214,6 @@ def dose_methods(report: dict[str, Any]) -> list[tuple[str, str]]:
     """(source, method) of every synthetic CT that got a dose, sources in the order of the modalities."""
     found = {(row["source"], row["method"]) for row in rows_of(report, table="dose")}
     return [(s, m) for s in ("CBCT", "T1c", "T2w") for m in METHODS if (s, m) in found]
-
-
-def conventions(modality: str) -> tuple[str, str]:
-    """(in the body, over the whole grid) for a target modality."""
-    return ("synthrad2023", "grid") if modality in ("CBCT", "CT") else ("mr1", "mr1_grid")
 
 
 def present(report: dict[str, Any], **wanted: Any) -> list[str]:

@@ -150,7 +150,7 @@ def finetune_decoder(cfg: Config, cases: list[Case], run: Run, on_step: OnStep |
         cfg, cases, decoder, asdict(cfg.decoder), result, start, {"validation_mae_unit": errors})
         | {"choice": choice, "tasks": names, "widths": widths}, needs=("vae", "mapper"))
     resume.finish()
-    return load_translator(run)
+    return load_translator(run, cfg)
 
 
 def train_baseline(name: str, cfg: Config, cases: list[Case], run: Run, on_step: OnStep | None = None) -> torch.nn.Module:
