@@ -15,6 +15,7 @@ TIERS = [
     {"errors", "layers"},
     {"intensity", "vae", "decoder", "mapper", "losses", "baselines", "metrics", "gamma", "dose"}
     | {"figures", "dose_figures", "explore", "runs", "pages"},
+    {"resume", "published"},
     {"volumes", "report"},
     {"cases"},
     {"slices"},

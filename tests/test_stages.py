@@ -16,6 +16,7 @@ from vaelite.errors import VaeliteError
 from vaelite.evaluation import load_doses
 from vaelite.profiles import profile
 from vaelite.report import report_tables, rows_of
+from vaelite.resume import Resume
 from vaelite.runs import open_run
 from vaelite.slices import load_slices
 from vaelite.stages import (choose_decoders, evaluate, finetune_decoder, load_mapper, load_translator, train_mapper,
@@ -230,6 +231,37 @@ def test_pairs_are_drawn_evenly_and_only_where_both_exist():
     counts = torch.bincount(source * 4 + target, minlength=16)
     assert set(counts.nonzero()[:, 0].tolist()) == {1, 3, 4, 7, 12, 13, 2, 8}      # no pair of T1c with CT or T2w exists
     assert counts[counts > 0].min() > 0.7 * 4000 / 8
+
+
+def test_a_stopped_training_goes_on_bit_for_bit(tmp_path):
+    """Stopped after step 7 of 20: the state of step 6 was the last one kept, and the end is the same as without a stop."""
+    def train(stop_at: int | None, resume: Resume | None, generator: torch.Generator) -> torch.nn.Linear:
+        torch.manual_seed(0)
+        model, calls = torch.nn.Linear(3, 1), iter(range(1000))
+
+        def batch_loss():
+            if next(calls) == stop_at:
+                raise KeyboardInterrupt
+            x = torch.randn(4, 3, generator=generator)
+            return {"loss": (model(x) - x.sum(1, keepdim=True) - torch.randn(4, 1)).square().mean()}
+
+        history = fit(model, batch_loss, FitConfig(steps=20, bf16=False), resume=resume).history
+        assert [entry["step"] for entry in history] == list(range(1, 21))
+        return model
+
+    def generator() -> torch.Generator:
+        return torch.Generator().manual_seed(1)
+
+    straight = train(None, None, generator())
+    for facts, same in (({"seed": 0}, True), ({"seed": 1}, False)):          # the state of other facts is left alone
+        first, second = generator(), generator()
+        with pytest.raises(KeyboardInterrupt):
+            train(7, Resume(tmp_path / "state.safetensors", {"seed": 0}, first, every_s=0.0), first)
+        torch.manual_seed(99)
+        resume = Resume(tmp_path / "state.safetensors", facts, second)
+        again = train(None, resume, second)
+        assert torch.equal(again.weight, straight.weight)
+        assert resume.found == same
 
 
 def test_fit_stops_at_a_loss_that_is_no_number():

@@ -33,6 +33,7 @@ class LossConfig:
 
     ssim: float = 0.2
     kl: float = 1e-4                                         # per latent
+    quantisation: float = 1.0                                # of a codebook, if the tokenizer has one
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,17 @@ PROFILES: dict[str, dict[str, Any]] = {
               "vae_fit.batch": 32, "mapper_fit.batch": 64, "decoder_fit.batch": 32, "unet_fit.batch": 32,
               "vae_fit.learning_rate": 4e-4, "mapper_fit.learning_rate": 2e-4, "decoder_fit.learning_rate": 4e-4,
               "unet_fit.learning_rate": 1e-3, "dose.cases": 17},
+}
+
+
+# The tokenizers the paper's vocabulary comes from (Rombach et al. 2022), as changes of any profile's knobs:
+# profile("laptop", **TOKENIZERS["VQ-16"]). Codebook: our choice (theirs has 16,384 vectors for millions of pictures).
+TOKENIZERS: dict[str, dict[str, Any]] = {
+    "KL-8, 16 channels": {},
+    "KL-8": {"vae.latent_channels": 4},
+    "KL-16": {"vae.factor": 16, "vae.encoder_widths": (64, 128, 128), "vae.decoder_widths": (32, 64, 128, 128)},
+    "VQ-16": {"vae.factor": 16, "vae.latent_channels": 8, "vae.codebook": 1024, "vae.encoder_widths": (64, 128, 128),
+              "vae.decoder_widths": (32, 64, 128, 128)},
 }
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -19,8 +19,9 @@ from .losses import image_loss, kl_divergence
 from .mapper import LatentMapper, MapperConfig
 from .probes import direction_errors
 from .profiles import Config, from_knobs, knobs, like
+from .resume import Resume
 from .runs import Run
-from .slices import SliceSet, every_nth, load_slices
+from .slices import SliceSet, every_nth, load_slices, thinned
 from .train import FitResult, PrintProgress, directions, draw_pairs, draw_slices, fit
 from .translate import DECODERS, Translator
 from .vae import VAE, VAEConfig
@@ -40,18 +41,26 @@ def train_vae(cfg: Config, cases: list[Case], run: Run, on_step: OnStep | None =
     slices = stage_slices(cfg, cases, "train")
     held_out = stage_slices(cfg, cases, "validation")        # before training: a missing split costs nothing
     vae = VAE(cfg.vae).to(device)
-    vae.fit_pca(draw_slices(slices, min(600, 4 * len(slices)), generator, device))
+    some = draw_slices(slices, min(600, 4 * len(slices)), generator, device)
+    vae.fit_pca(some)
+    if vae.codebook:
+        vae.codebook.fit(vae.encode(some[:100]).mean.detach(), generator)
 
     def batch_loss() -> dict[str, Tensor]:
         x = draw_slices(slices, cfg.vae_fit.batch, generator, device)
         reconstruction, posterior = vae(x, generator)
-        kl_per_latent = kl_divergence(posterior.mean, posterior.logvar).mean() / posterior.mean[0].numel()
         image = image_loss(reconstruction, x, cfg.loss.ssim)
+        if vae.codebook:
+            quantisation = vae.codebook.loss(posterior.mean)
+            return {"loss": image + cfg.loss.quantisation * quantisation, "image": image, "quantisation": quantisation}
+        kl_per_latent = kl_divergence(posterior.mean, posterior.logvar).mean() / posterior.mean[0].numel()
         return {"loss": image + cfg.loss.kl * kl_per_latent, "image": image, "kl_per_latent": kl_per_latent}
 
-    result = fit(vae, batch_loss, cfg.vae_fit, on_step or PrintProgress(), "vae")
-    run.save_stage("vae", vae.state_dict(), record(
-        cfg, cases, vae, asdict(cfg.vae), result, start, {"psnr_db": reconstruction_psnr(vae, held_out)}))
+    resume = resumable("vae", cfg, cases, run, generator)
+    result = fit(vae, batch_loss, cfg.vae_fit, on_step or PrintProgress(), "vae", resume)
+    metrics = {"psnr_db": reconstruction_psnr(vae, held_out), "kl_per_channel": kl_per_channel(vae, held_out)}
+    run.save_stage("vae", vae.state_dict(), record(cfg, cases, vae, asdict(cfg.vae), result, start, metrics))
+    resume.finish()
     return vae
 
 
@@ -77,9 +86,11 @@ def train_mapper(cfg: Config, cases: list[Case], run: Run, on_step: OnStep | Non
         mapped = mapper(z, source.to(device), target.to(device))
         return {"loss": ((mapped - wanted) / mapper.latent_deviation).abs().mean()}
 
-    result = fit(mapper, batch_loss, cfg.mapper_fit, on_step or PrintProgress(), "mapper")
+    resume = resumable("mapper", cfg, cases, run, generator)
+    result = fit(mapper, batch_loss, cfg.mapper_fit, on_step or PrintProgress(), "mapper", resume)
     run.save_stage("mapper", mapper.state_dict(), record(cfg, cases, mapper, asdict(config), result, start)
                    | {"pairs": named(directions(slices.have))}, needs=("vae",))
+    resume.finish()
     return mapper
 
 
@@ -125,12 +136,14 @@ def finetune_decoder(cfg: Config, cases: list[Case], run: Run, on_step: OnStep |
         mapped, draft, x, wanted = mapped_pair(rows, source, target, torch.randint(2, rows.shape, generator=generator))
         return {"loss": image_loss(decoder(mapped, draft, x, source.to(device), target.to(device)), wanted, cfg.loss.ssim)}
 
-    result = fit(decoder, batch_loss, cfg.decoder_fit, on_step or PrintProgress(), "decoder")
+    resume = resumable("decoder", cfg, cases, run, generator)
+    result = fit(decoder, batch_loss, cfg.decoder_fit, on_step or PrintProgress(), "decoder", resume)
     translator = Translator(vae, mapper, decoder, cfg.data.size, present(slices), pairs=pairs)
     choice, errors = choose_decoders(translator, held_out)
     run.save_stage("decoder", decoder.state_dict(), record(
         cfg, cases, decoder, asdict(cfg.decoder), result, start, {"validation_mae_unit": errors}) | {"choice": choice, "pairs": pairs},
         needs=("vae", "mapper"))
+    resume.finish()
     return load_translator(run, cfg)
 
 
@@ -152,9 +165,11 @@ def train_unet(cfg: Config, cases: list[Case], run: Run, on_step: OnStep | None 
         x, wanted = (mirrored(slices.x[rows, m], mirror).to(device) for m in (source, target))
         return {"loss": image_loss(unet(x, source.to(device), target.to(device)), wanted, cfg.loss.ssim)}
 
-    result = fit(unet, batch_loss, cfg.unet_fit, on_step or PrintProgress(), "unet", seconds=budget)
+    resume = resumable("unet", cfg, cases, run, generator, budget)
+    result = fit(unet, batch_loss, replace(cfg.unet_fit, seconds=budget), on_step or PrintProgress(), "unet", resume)
     run.save_stage("unet", unet.state_dict(), record(cfg, cases, unet, asdict(cfg.unet), result, start),
                    needs=("vae", "mapper", "decoder"))      # their seconds are its budget
+    resume.finish()
     return unet
 
 
@@ -259,6 +274,15 @@ def reconstruction_psnr(vae: VAE, slices: SliceSet, batch: int = 32) -> dict[str
     return {name: float(10 * torch.log10(4 * count[m] / squared[m])) for m, name in enumerate(MODALITIES) if count[m] > 0}
 
 
+@torch.no_grad()
+def kl_per_channel(vae: VAE, slices: SliceSet, at_most: int = 60) -> list[float]:
+    """KL of each latent channel [nat per latent], mean over slices and places. Near 0: the channel has collapsed, its
+    posterior is the prior and it says nothing of the slice (posterior collapse; Burda et al. 2016 count such units)."""
+    some = thinned(slices, at_most)
+    posterior = vae.encode(some.x[some.have][:, None].float().to(vae.patch_mean.device))
+    return (0.5 * (posterior.mean.square() + posterior.logvar.exp() - 1 - posterior.logvar)).mean((0, 2, 3)).tolist()
+
+
 def choose_decoders(translator: Translator, slices: SliceSet) -> tuple[dict[str, str], dict[str, dict[str, float]]]:
     """Per direction the decoder with the lowest mean absolute error inside the body on these (validation) slices."""
     errors = direction_errors(translator, slices, DECODERS)
@@ -312,6 +336,13 @@ def is_finished(name: str, cfg: Config, cases: list[Case], run: Run) -> bool:
     return same
 
 
+def resumable(name: str, cfg: Config, cases: list[Case], run: Run, generator: torch.Generator, budget: float = 0.0) -> Resume:
+    """Where the training of a stage keeps its state: beside the stages, for the same configuration, data and earlier stages."""
+    earlier = {stage: run.hash_of(stage) for stage in run.stages if stage != name}
+    facts = {"config": knobs(cfg), "data": data_fingerprint(cases[0].folder.parent), "budget": budget, "stages": earlier}
+    return Resume(run.path / f"{name}.unfinished.safetensors", facts, generator)
+
+
 def split(cases: list[Case], name: str) -> list[Case]:
     """The cases of one split. Raises VaeliteError if there are none."""
     chosen = [case for case in cases if case.split == name]
@@ -336,7 +367,7 @@ def record(cfg: Config, cases: list[Case], model: torch.nn.Module, model_config:
     """What the manifest keeps of a finished stage."""
     every = max(1, len(result.history) // 200)               # 200 points draw the same curve as 50,000
     return {"config": knobs(cfg), "model": model_config, "seed": cfg.seed, "device": resolve_device(cfg.device),
-            "data": data_fingerprint(cases[0].folder.parent), "seconds": time.perf_counter() - start,
+            "data": data_fingerprint(cases[0].folder.parent), "seconds": time.perf_counter() - start + result.resumed_seconds,
             "fit_seconds": result.seconds, "steps": result.steps, "bf16": result.bf16, "parameters": count_parameters(model),
             "modalities": [m for m in MODALITIES if any(m in case.modalities for case in cases)],
             "history": result.history[::every], "metrics": metrics or {}}

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import VaeliteError
+from .resume import Resume
 from .slices import SliceSet
 
 
@@ -19,6 +20,7 @@ class FitConfig:
     """How long and how fast one network trains. All values are our choice."""
 
     steps: int = 1000
+    seconds: float = 0.0                                     # if above 0: train for this wall time, whatever the steps
     batch: int = 8
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
@@ -35,16 +37,17 @@ class FitResult:
     seconds: float
     steps: int
     bf16: bool
+    resumed_seconds: float = 0.0                             # of `seconds`, those before the training was resumed
 
 
 def fit(model: nn.Module, batch_loss: Callable[[], dict[str, Tensor]], config: FitConfig,
         on_step: Callable[[str, int, float, dict[str, float]], None] | None = None,
-        name: str = "model", seconds: float | None = None) -> FitResult:
+        name: str = "model", resume: Resume | None = None) -> FitResult:
     """Train the parameters of `model` that require gradients; leave the running mean of the weights in it.
 
     batch_loss: draws a batch and returns named scalars, of which "loss" is minimised.
-    seconds: train for this wall time instead of config.steps (how the U-Net baseline gets the method's budget).
     on_step: called as (name, step, fraction done, values) after every step.
+    resume: where to save the state now and then, and to go on from if it holds one.
     Raises VaeliteError at the first loss that is not a number; the weights then are the last good running mean.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -52,7 +55,13 @@ def fit(model: nn.Module, batch_loss: Callable[[], dict[str, Tensor]], config: F
     mean = [p.detach().clone() for p in parameters]
     device = parameters[0].device.type
     bf16 = config.bf16 and has_bf16(device)
-    history, step, fraction, start = [], 0, 0.0, time.perf_counter()
+    step, before, history = resume.load(parameters, mean, optimiser) if resume else (0, 0.0, [])
+
+    def done() -> float:
+        return elapsed / config.seconds if config.seconds > 0 else step / config.steps
+
+    start, elapsed = time.perf_counter() - before, before
+    fraction = done()
     model.train()
     while fraction < 1:
         for group in optimiser.param_groups:
@@ -72,13 +81,15 @@ def fit(model: nn.Module, batch_loss: Callable[[], dict[str, Tensor]], config: F
         decay = min(config.ema_decay, step / (step + 9))     # early steps are forgotten quickly
         torch._foreach_lerp_(mean, [p.detach() for p in parameters], 1 - decay)
         elapsed = time.perf_counter() - start
-        fraction = elapsed / seconds if seconds is not None else step / config.steps
+        fraction = done()
         history.append({"step": step, "seconds": elapsed} | {k: float(v.detach()) for k, v in values.items()})
         if on_step is not None:
             on_step(name, step, min(fraction, 1.0), history[-1])
+        if resume and fraction < 1 and resume.is_due():
+            resume.save(parameters, mean, optimiser, step, elapsed, history)
     copy_into(parameters, mean)
     model.eval()
-    return FitResult(history, time.perf_counter() - start, step, bf16)
+    return FitResult(history, time.perf_counter() - start, step, bf16, before)
 
 
 def has_bf16(device: str) -> bool:

@@ -25,6 +25,9 @@ class VAEConfig:
 
     factor: int = 8
     latent_channels: int = 16
+    codebook: int = 0                                        # 0: a VAE (KL); else VQ, each latent one of so many vectors
+    pca_start: bool = True                                   # a closed-form linear path; without it the nets start at noise
+    attention: bool = False                                  # self-attention at the coarsest level
     encoder_widths: tuple[int, ...] = (64, 128)              # finest first; the last level is at 1/factor
     decoder_widths: tuple[int, ...] = (32, 64, 128)          # one more level: the decoder has to draw fine detail
     blocks: int = 1                                          # residual blocks a level
@@ -56,6 +59,63 @@ class ResBlock(nn.Module):
         return x + self.conv2(F.silu(self.conv1(self.norm(x))))
 
 
+class Attention(nn.Module):
+    """x + self-attention over all places, one head (as in Rombach et al. 2022, at the coarsest level). Starts silent."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.norm = nn.GroupNorm(8, width)
+        self.qkv = nn.Conv2d(width, 3 * width, 1)
+        self.out = zero(nn.Conv2d(width, width, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = rearrange(self.qkv(self.norm(x)), "b (three d) h w -> three b (h w) d", three=3)
+        return x + self.out(rearrange(F.scaled_dot_product_attention(q, k, v), "b (h w) d -> b d h w", h=x.shape[2]))
+
+
+def level(width: int, config: VAEConfig, coarsest: bool) -> nn.Sequential:
+    """The residual blocks of one resolution, with attention at the end of the coarsest if the configuration asks for it."""
+    attention = [Attention(width)] if coarsest and config.attention else []
+    return nn.Sequential(*[ResBlock(width) for _ in range(config.blocks)], *attention)
+
+
+class Codebook(nn.Module):
+    """Vector quantisation (van den Oord et al. 2017): each latent vector becomes the nearest of n learnt ones."""
+
+    def __init__(self, entries: int, channels: int):
+        super().__init__()
+        self.vectors = nn.Parameter(torch.randn(entries, channels))      # latents have about unit variance: so have these
+
+    def forward(self, z: Tensor) -> Tensor:
+        """z (b, k, h, w) -> the nearest vectors; the gradient passes to z as if nothing had happened."""
+        return z + (self.lookup(self.indices(z)) - z).detach()
+
+    def indices(self, z: Tensor) -> Tensor:
+        """Which vector: (b, k, h, w) -> (b, h, w) int64."""
+        flat = rearrange(z.detach().float(), "b k h w -> (b h w) k")
+        return torch.cdist(flat, self.vectors).argmin(1).view(z.shape[0], *z.shape[2:])
+
+    def lookup(self, indices: Tensor) -> Tensor:
+        return rearrange(self.vectors[indices], "b h w k -> b k h w")
+
+    def loss(self, z: Tensor, commitment: float = 0.25) -> Tensor:
+        """Vectors move to the latents, and latents, `commitment` times as strongly, to their vectors."""
+        nearest = self.lookup(self.indices(z))
+        return (nearest - z.detach()).square().mean() + commitment * (nearest.detach() - z).square().mean()
+
+    @torch.no_grad()
+    def fit(self, z: Tensor, generator: torch.Generator, rounds: int = 10) -> Codebook:
+        """Start at k-means of latents z (b, k, h, w): no vector begins where no latent is."""
+        flat = rearrange(z, "b k h w -> (b h w) k")
+        self.vectors.copy_(flat[torch.randint(len(flat), (len(self.vectors),), generator=generator).to(flat.device)])
+        for _ in range(rounds):
+            nearest = self.indices(z).flatten()
+            count = torch.bincount(nearest, minlength=len(self.vectors))[:, None]
+            total = torch.zeros_like(self.vectors).index_add_(0, nearest, flat)
+            self.vectors.copy_(torch.where(count > 0, total / count.clamp_min(1), self.vectors))
+        return self
+
+
 class Encoder(nn.Module):
     """Slice (b, 1, H, W) -> residual of mean and logvar (b, 2k, H/f, W/f); zero at the start, logvar at -7."""
 
@@ -64,9 +124,11 @@ class Encoder(nn.Module):
         widths = config.encoder_widths
         self.stem_factor = stem_factor(config.factor, widths)
         self.stem = nn.Conv2d(self.stem_factor**2, widths[0], 3, padding=1)
-        self.levels = nn.ModuleList(nn.Sequential(*[ResBlock(w) for _ in range(config.blocks)]) for w in widths)
+        self.levels = nn.ModuleList(level(w, config, i == len(widths) - 1) for i, w in enumerate(widths))
         self.down = nn.ModuleList(nn.Conv2d(4 * a, b, 1) for a, b in zip(widths[:-1], widths[1:]))
-        self.head = zero(nn.Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1))
+        self.head = nn.Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1)
+        if config.pca_start:
+            zero(self.head)
         nn.init.constant_(self.head.bias[config.latent_channels:], -7.0)    # sigma 0.03: a nearly noise-free start
 
     def forward(self, x: Tensor) -> Tensor:
@@ -90,9 +152,11 @@ class Decoder(nn.Module):
         widths = config.decoder_widths
         self.stem_factor = stem_factor(config.factor, widths)
         self.stem = nn.Conv2d(config.latent_channels, widths[-1], 3, padding=1)
-        self.levels = nn.ModuleList(nn.Sequential(*[ResBlock(w) for _ in range(config.blocks)]) for w in widths)
+        self.levels = nn.ModuleList(level(w, config, i == len(widths) - 1) for i, w in enumerate(widths))
         self.up = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in zip(widths[:-1], widths[1:]))
-        self.head = zero(nn.Conv2d(widths[0], self.stem_factor**2, 3, padding=1))
+        self.head = nn.Conv2d(widths[0], self.stem_factor**2, 3, padding=1)
+        if config.pca_start:
+            zero(self.head)
 
     def forward(self, z: Tensor, skips: list[Tensor] | None = None) -> Tensor:
         h = self.stem(z)
@@ -118,19 +182,21 @@ class VAE(nn.Module):
         f, k = config.factor, config.latent_channels
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
+        self.codebook = Codebook(config.codebook, k) if config.codebook else None
         self.register_buffer("patch_mean", torch.zeros(1, 1, f, f))
         self.register_buffer("components", torch.zeros(k, 1, f, f))         # orthonormal patches, largest variance first
         self.register_buffer("deviations", torch.ones(k))                   # standard deviation along each component
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, DiagonalGaussian]:
         posterior = self.encode(x)
-        return self.decode(posterior.sample(generator)), posterior
+        return self.decode(posterior.mean if self.codebook else posterior.sample(generator)), posterior
 
     def encode(self, x: Tensor) -> DiagonalGaussian:
         mean, logvar = self.encoder(x).float().chunk(2, dim=1)
         return DiagonalGaussian(self.linear_encode(x) + mean, logvar.clamp(-30, MOST_LOGVAR))
 
     def decode(self, z: Tensor) -> Tensor:
+        z = self.codebook(z) if self.codebook else z
         return self.linear_decode(z) + self.decoder(z)
 
     def linear_encode(self, x: Tensor) -> Tensor:
@@ -148,7 +214,12 @@ class VAE(nn.Module):
 
     @torch.no_grad()
     def fit_pca(self, x: Tensor) -> VAE:
-        """Set the linear path to the principal components of the patches of x (b, 1, H, W). Closed form, < 1 s."""
+        """Set the linear path to the principal components of the patches of x (b, 1, H, W). Closed form, < 1 s.
+
+        Without `pca_start` the path stays closed: it draws nothing, and the networks have to learn everything.
+        """
+        if not self.config.pca_start:
+            return self
         f, k = self.config.factor, self.config.latent_channels
         patches = rearrange(x.double(), "b 1 (h f) (w g) -> (b h w) (f g)", f=f, g=f)
         mean = patches.mean(0)
