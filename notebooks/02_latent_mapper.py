@@ -451,7 +451,9 @@ if not translator.fusions():
 worst_source, worst_target = max(left_over, key=left_over.get).split(">")
 x_source, x_target = (judged.x[:, MODALITIES.index(m)].float() for m in (worst_source, worst_target))
 predicted = translator.slices(x_source[:, None], worst_source, worst_target, "mapped")[:, 0]
-wrong = [mean_error(p, x, worst_target, m) if m.any() else 0.0 for p, x, m in zip(predicted, x_target, judged.mask)]
+both = judged.have[:, [MODALITIES.index(m) for m in (worst_source, worst_target)]].all(1)
+wrong = [mean_error(p, x, worst_target, m) if m.any() and has_both else 0.0
+         for p, x, m, has_both in zip(predicted, x_target, judged.mask, both)]
 worst = int(torch.tensor(wrong).argmax())
 print(f"worst direction: {worst_source} to {worst_target}; its worst slice: {worst} of {len(judged)}, "
       f"patient {held_out.names[judged.case[worst]]}")

@@ -9,12 +9,12 @@ diffusers is compared if it is installed; vaelite does not need it.
 from __future__ import annotations
 
 import argparse
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from monai.networks.nets import AutoencoderKL
@@ -93,6 +93,12 @@ def peak_mib(name: str, size: int, batch: int) -> float:
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
+def own_peak_mib() -> float:
+    """Peak resident memory of this process [MiB] (Linux; getrusage would count the parent's as well)."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return float(line.split()[1]) / 1024
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 128, 256])
@@ -101,11 +107,11 @@ def main() -> None:
     parser.add_argument("--memory", choices=NETWORKS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.memory:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before = own_peak_mib()
         step = stepper(options.memory, options.sizes[0], options.batch)
         for _ in range(3):
             step()
-        print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+        print(own_peak_mib() - before)
         return
     names = ["vaelite", "monai"]
     try:
@@ -118,8 +124,8 @@ def main() -> None:
         seconds = seconds_of({name: stepper(name, size, options.batch) for name in names}, options.rounds)
         memory = {name: peak_mib(name, size, options.batch) for name in names}
         for name in names:
-            print(f"| {size} | {name} | {1000 * seconds[name]:.0f} | {seconds[name] / seconds['monai']:.2f} | {memory[name]:.0f} | "
-                  f"{memory[name] / memory['monai']:.2f} |", flush=True)
+            ratios = seconds[name] / seconds["monai"], memory[name] / memory["monai"]
+            print(f"| {size} | {name} | {1000 * seconds[name]:.0f} | {ratios[0]:.2f} | {memory[name]:.0f} | {ratios[1]:.2f} |", flush=True)
 
 
 if __name__ == "__main__":
