@@ -308,7 +308,8 @@ def kl_per_channel(vae: VAE, slices: SliceSet, at_most: int = 60) -> list[float]
     posterior is the prior and it says nothing of the slice (posterior collapse; Burda et al. 2016 count such units)."""
     some = thinned(slices, at_most)
     posterior = vae.encode(some.x[some.have][:, None].float().to(vae.patch_mean.device))
-    return (0.5 * (posterior.mean.square() + posterior.logvar.exp() - 1 - posterior.logvar)).mean((0, 2, 3)).tolist()
+    mean, logvar = (part.transpose(0, 1) for part in (posterior.mean, posterior.logvar))     # k b h w: one channel a row
+    return (kl_divergence(mean, logvar) / mean[0].numel()).tolist()
 
 
 def choose_decoders(translator: Translator, slices: SliceSet) -> tuple[dict[str, str], dict[str, dict[str, float]]]:

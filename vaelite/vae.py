@@ -73,7 +73,7 @@ class Attention(nn.Module):
         return x + self.out(rearrange(F.scaled_dot_product_attention(q, k, v), "b (h w) d -> b d h w", h=x.shape[2]))
 
 
-def level(width: int, config: VAEConfig, coarsest: bool) -> nn.Sequential:
+def one_level(width: int, config: VAEConfig, coarsest: bool) -> nn.Sequential:
     """The residual blocks of one resolution, with attention at the end of the coarsest if the configuration asks for it."""
     attention = [Attention(width)] if coarsest and config.attention else []
     return nn.Sequential(*[ResBlock(width) for _ in range(config.blocks)], *attention)
@@ -124,7 +124,7 @@ class Encoder(nn.Module):
         widths = config.encoder_widths
         self.stem_factor = stem_factor(config.factor, widths)
         self.stem = nn.Conv2d(self.stem_factor**2, widths[0], 3, padding=1)
-        self.levels = nn.ModuleList(level(w, config, i == len(widths) - 1) for i, w in enumerate(widths))
+        self.levels = nn.ModuleList(one_level(w, config, i == len(widths) - 1) for i, w in enumerate(widths))
         self.down = nn.ModuleList(nn.Conv2d(4 * a, b, 1) for a, b in zip(widths[:-1], widths[1:]))
         self.head = nn.Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1)
         if config.pca_start:
@@ -152,7 +152,7 @@ class Decoder(nn.Module):
         widths = config.decoder_widths
         self.stem_factor = stem_factor(config.factor, widths)
         self.stem = nn.Conv2d(config.latent_channels, widths[-1], 3, padding=1)
-        self.levels = nn.ModuleList(level(w, config, i == len(widths) - 1) for i, w in enumerate(widths))
+        self.levels = nn.ModuleList(one_level(w, config, i == len(widths) - 1) for i, w in enumerate(widths))
         self.up = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in zip(widths[:-1], widths[1:]))
         self.head = nn.Conv2d(widths[0], self.stem_factor**2, 3, padding=1)
         if config.pca_start:

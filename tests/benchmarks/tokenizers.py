@@ -22,16 +22,17 @@ from vaelite.losses import ssim_2d
 from vaelite.profiles import TOKENIZERS, profile
 from vaelite.runs import open_run
 from vaelite.slices import load_slices
-from vaelite.stages import split, train_vae
+from vaelite.stages import reconstruction_psnr, split, train_vae
 
 
 @torch.no_grad()
 def quality(vae, slices) -> dict[str, dict[str, float]]:
     found = {}
-    for m, name in enumerate(MODALITIES):
+    for name, psnr in reconstruction_psnr(vae, slices).items():
+        m = MODALITIES.index(name)
         x = slices.x[slices.have[:, m], m][:, None].float()
         drawn = torch.cat([vae.decode(vae.encode(part).mean).clamp(-1, 1) for part in x.split(16)])
-        found[name] = {"psnr": float(10 * torch.log10(4 / (drawn - x).square().mean())), "ssim": float(ssim_2d(drawn, x).mean())}
+        found[name] = {"psnr": psnr, "ssim": float(ssim_2d(drawn, x).mean())}
     return found
 
 
@@ -55,9 +56,10 @@ def main() -> None:
             record = run.stages["vae"]
         places = (options.size // vae.config.factor) ** 2
         bits = places * math.log2(vae.config.codebook) if vae.codebook else 32 * places * vae.config.latent_channels
-        kl = record["metrics"]["kl_per_channel"]
+        kl = [] if vae.codebook else record["metrics"]["kl_per_channel"]     # a codebook has no posterior to collapse
         results.append({"tokenizer": name, "floats": places * vae.config.latent_channels, "bits": round(bits),
-                        "steps": record["steps"], "collapsed_channels": sum(value < 0.01 for value in kl), "quality": quality(vae, test)})
+                        "steps": record["steps"], "quality": quality(vae, test),
+                        "collapsed_channels": sum(value < 0.01 for value in kl) if kl else None})
         print(row(results[-1]), flush=True)
     if options.out:
         about = {"data": options.data.name, "size": options.size, "seconds": options.seconds, "seed": options.seed,
