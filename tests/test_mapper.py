@@ -99,6 +99,19 @@ def test_attention_alone_is_permutation_equivariant(latents):
         np.testing.assert_allclose(block.attend(x[:, order]), block.attend(x)[:, order], atol=1e-5)
 
 
+def test_attention_maps_are_the_weights_that_the_blocks_use(latents):
+    """Each row is a weighted mean's weights, and applying them by hand gives the block's own attention."""
+    mapper, task = trained(latents), alone(latents[0][:2, 0], 0, 1)
+    maps = mapper.attention_maps(*task)
+    assert maps.shape == (CONFIG.depth, 2, CONFIG.heads, 36, 36)
+    np.testing.assert_allclose(maps.sum(-1), 1.0, atol=1e-5)
+    block, x = mapper.blocks[0], torch.randn(2, 36, 32, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        values = block.qkv(x)[..., 64:].view(2, 36, CONFIG.heads, -1)
+        by_hand = torch.einsum("banm,bmad->bnad", block.weights(block.qkv(x)), values).flatten(2)
+        np.testing.assert_allclose(block.attention_out(by_hand), block.attend(x), atol=1e-5)
+
+
 def test_ridge_is_translation_equivariant_inside(latents):
     mapper = LatentMapper(CONFIG).fit_ridge(*latents)
     z = torch.randn(1, 4, 12, 12, generator=torch.Generator().manual_seed(3))

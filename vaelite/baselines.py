@@ -99,7 +99,7 @@ class NoLatentControl(nn.Module):
         self.factor = 2 ** len(config.widths)
         shape = VAEConfig(factor=self.factor, latent_channels=1, decoder_widths=config.widths, blocks=config.blocks)
         self.guided = GuidedDecoder(Decoder(shape), config.widths,
-                                    DecoderConfig(config.condition_width, config.blocks, config.modalities))
+                                    DecoderConfig(config.condition_width, config.blocks, config.modalities, end_to_end=False))
 
     def forward(self, x: Tensor, given: Tensor, target: Tensor) -> Tensor:
         b, _, h, w = x.shape

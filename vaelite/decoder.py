@@ -5,8 +5,9 @@ to draw the target from mapped latents, with the source slices at hand for the d
 Again a linear path in closed form carries most: a blend of the mapped latent's linear decode and the source slices (least
 squares, one 3 x 3 filter each). From CBCT to CT it keeps much of the source, from MR to CT hardly any. A gain map scales this
 blend pixel by pixel, so that the noise of the source's air need not be drawn away. Every added network starts silent, so
-fine-tuning starts at this blend plus the stage-1 decoder's detail.
-All this guidance is our choice; the paper says only that the decoder is fine-tuned.
+fine-tuning starts at this blend plus the stage-1 decoder's detail. A copy of the mapper goes on learning with it, from the
+image loss (end to end); the encoder never does.
+All this is our choice; the paper says only that the decoder is fine-tuned.
 """
 from __future__ import annotations
 
@@ -27,6 +28,7 @@ class DecoderConfig:
     condition_width: int = 128
     blocks: int = 1
     modalities: int = 4
+    end_to_end: bool = True                                  # the mapper too learns from the image loss
 
 
 class ConditionedBlock(nn.Module):
@@ -80,10 +82,11 @@ class GuidedDecoder(nn.Module):
     modality; given: (b, m) bool, the slots to read; target: (b,) modality numbers -> (b, 1, H, W).
     """
 
-    def __init__(self, decoder: nn.Module, widths: tuple[int, ...], config: DecoderConfig):
+    def __init__(self, decoder: nn.Module, widths: tuple[int, ...], config: DecoderConfig, mapper: nn.Module | None = None):
         super().__init__()
         self.config = config
         self.decoder = copy.deepcopy(decoder)                # starts as the stage-1 decoder, which stays as it is
+        self.mapper = copy.deepcopy(mapper) if config.end_to_end else None    # starts as stage 2 left it
         self.guidance = Guidance(config.modalities, config.condition_width)
         self.guide = SourceGuide(config.modalities + 1, widths, decoder.stem_factor, config)
         kernel = torch.zeros(config.modalities, 2**config.modalities, config.modalities + 1, 3, 3)

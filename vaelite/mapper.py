@@ -58,9 +58,19 @@ class Block(nn.Module):
 
     def attend(self, x: Tensor) -> Tensor:
         """Every token reads every token, before and behind it: bidirectional."""
-        q, k, v = rearrange(self.qkv(x), "b n (three a d) -> three b a n d", three=3, a=self.heads)
-        q, k = self.query_norm(q.float()), self.key_norm(k.float())    # norms carry the precision: keep them float32
-        return self.attention_out(rearrange(F.scaled_dot_product_attention(q, k, v), "b a n d -> b n (a d)"))
+        q, k, v = self.queries_keys_values(self.qkv(x))
+        with torch.autocast("cpu", enabled=False):           # on a CPU its gradient in bfloat16 takes many times as long
+            attended = F.scaled_dot_product_attention(q, k, v.float() if v.device.type == "cpu" else v)
+        return self.attention_out(rearrange(attended, "b a n d -> b n (a d)"))
+
+    def queries_keys_values(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = rearrange(qkv, "b n (three a d) -> three b a n d", three=3, a=self.heads)
+        return self.query_norm(q.float()), self.key_norm(k.float()), v           # norms carry the precision: float32
+
+    def weights(self, qkv: Tensor) -> Tensor:
+        """How much of what each token reads comes from where: (b, heads, n, n), rows read and sum to 1."""
+        q, k, _ = self.queries_keys_values(qkv)
+        return (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1)
 
 
 class LatentMapper(nn.Module):
@@ -116,6 +126,22 @@ class LatentMapper(nn.Module):
     def ridge_latents(self, z: Tensor, given: Tensor, target: Tensor) -> Tensor:
         """The ridge alone, raw latents to raw latents: the baseline that the transformer has to beat."""
         return self.ridge(self.normalise(z, given), given, target) * self.latent_deviation + self.latent_mean
+
+    @torch.no_grad()
+    def attention_maps(self, z: Tensor, given: Tensor, target: Tensor) -> Tensor:
+        """Which places each place reads, in every block: (depth, b, heads, n, n), n = h w, row by row. Arguments as `forward`.
+
+        Tokens hold all sources of a place, so the maps tell places apart, not modalities. Training never computes them.
+        """
+        maps = []
+        hooks = [block.qkv.register_forward_hook(lambda _layer, _input, qkv, block=block: maps.append(block.weights(qkv)))
+                 for block in self.blocks]
+        try:
+            self(z, given, target)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return torch.stack(maps)
 
     @torch.no_grad()
     def fit_ridge(self, latents: Tensor, have: Tensor, penalty: float = 1e-2) -> LatentMapper:

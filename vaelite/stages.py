@@ -25,7 +25,7 @@ from .profiles import Config, from_knobs, knobs, like
 from .resume import Resume
 from .runs import Run
 from .slices import SliceSet, every_nth, load_slices, thinned
-from .train import FitResult, PrintProgress, directions, draw_slices, draw_tasks, fit, tasks
+from .train import FitResult, PrintProgress, directions, draw_slices, draw_tasks, fit, has_bf16, tasks
 from .translate import COVERAGE, DECODERS, Translator, task_name
 from .vae import VAE, VAEConfig
 
@@ -119,20 +119,20 @@ def finetune_decoder(cfg: Config, cases: list[Case], run: Run, on_step: OnStep |
         raise VaeliteError(f"No validation patient can judge {', '.join(unjudged)}, so no decoder could be chosen. Put a "
                            f"patient who has both modalities into the validation split of dataset.json.")
     latents = encode_slices(vae, slices)
-    decoder = GuidedDecoder(vae.decoder, vae.config.decoder_widths, cfg.decoder).to(device).requires_grad_(True)
+    decoder = GuidedDecoder(vae.decoder, vae.config.decoder_widths, cfg.decoder, mapper).to(device).requires_grad_(True)
+    mapper = decoder.mapper or mapper                        # end to end: the copy that goes on learning
 
-    @torch.no_grad()
     def mapped_task(rows: Tensor, given: Tensor, target: Tensor, mirror: Tensor) -> tuple[Tensor, ...]:
         """Mapped latents, their linear decode, all slices and the wanted slices of a batch."""
         x = mirrored(slices.x[rows], mirror).to(device)
-        z = latents[mirror, rows].float().to(device)
-        mapped = mapper(z, given.to(device), target.to(device))
+        mapped = mapper(latents[mirror, rows].float().to(device), given.to(device), target.to(device))
         return mapped, vae.linear_decode(mapped), x, x[torch.arange(len(x)), target][:, None]
 
-    for rows, given, target in sample_tasks(slices, generator):              # closed form, before any step
-        mapped, draft, x, wanted = mapped_task(rows, given, target, torch.zeros_like(rows))
-        rest = wanted - vae.decoder(mapped)                  # what the stage-1 decoder's detail leaves to the blend
-        decoder.fit_blend(draft, x, rest, slices.mask[rows].to(device), given[0].to(device), int(target[0]))
+    with torch.no_grad():                                    # closed form, before any step
+        for rows, given, target in sample_tasks(slices, generator):
+            mapped, draft, x, wanted = mapped_task(rows, given, target, torch.zeros_like(rows))
+            rest = wanted - vae.decoder(mapped)              # what the stage-1 decoder's detail leaves to the blend
+            decoder.fit_blend(draft, x, rest, slices.mask[rows].to(device), given[0].to(device), int(target[0]))
 
     def batch_loss() -> dict[str, Tensor]:
         rows, given, target = draw_tasks(slices.have, cfg.decoder_fit.batch, generator, cfg.data.fused)
@@ -143,7 +143,7 @@ def finetune_decoder(cfg: Config, cases: list[Case], run: Run, on_step: OnStep |
 
     resume = resumable("decoder", cfg, cases, run, generator)
     result = fit(decoder, batch_loss, cfg.decoder_fit, on_step or PrintProgress(), "decoder", resume)
-    translator = Translator(vae, mapper, decoder, cfg.data.size, present(slices), names)
+    translator = Translator(vae, load_mapper(run, cfg), decoder, cfg.data.size, present(slices), names)
     choice, errors = choose_decoders(translator, held_out)
     widths = calibrate(replace(translator, choice=choice), held_out)
     run.save_stage("decoder", decoder.state_dict(), record(
@@ -220,7 +220,7 @@ def load_translator(run: Run, cfg: Config | None = None) -> Translator:
     """All stages of a run, with the baselines that were trained."""
     stage = run.load_stage("decoder")
     vae, mapper = load_vae(run, cfg), load_mapper(run, cfg)
-    guided = GuidedDecoder(vae.decoder, vae.config.decoder_widths, rebuild(DecoderConfig, stage.record["model"]))
+    guided = GuidedDecoder(vae.decoder, vae.config.decoder_widths, rebuild(DecoderConfig, stage.record["model"]), mapper)
     guided = restore(guided, stage.weights, run, "decoder", cfg)
     baselines = {}
     for name, (kind, shape) in BASELINES.items():
@@ -267,7 +267,8 @@ def encode_slices(vae: VAE, slices: SliceSet, batch: int = 32) -> Tensor:
         x = slices.x[rows][have][:, None].float().to(device)
         for mirror, image in enumerate((x, x.flip(-1))):
             part = torch.zeros(*have.shape, *latents.shape[3:], dtype=torch.float16)
-            part[have] = vae.encode(image).mean.half().cpu()
+            with torch.autocast(device.type, torch.bfloat16, enabled=has_bf16(device.type)):      # as it was trained
+                part[have] = vae.encode(image).mean.half().cpu()
             latents[mirror, rows] = part
     return latents
 

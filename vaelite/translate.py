@@ -97,7 +97,8 @@ class Translator:
 
     def finetuned(self, stack: Tensor, given: Tensor, to: Tensor) -> tuple[Tensor, Tensor]:
         """The three stages in a row: encode, map, decode. Slice and ln of the scale of its error."""
-        mapped = self.mapper(self.encode(stack, given), given, to)
+        mapper = self.decoder.mapper or self.mapper          # end to end, the mapper was finished with the decoder
+        mapped = mapper(self.encode(stack, given), given, to)
         return self.decoder.with_scale(mapped, self.vae.linear_decode(mapped), stack, given, to)
 
     def read(self, x: Tensor, sources: tuple[str, ...], target: str) -> tuple[Tensor, Tensor, Tensor]:
