@@ -12,7 +12,7 @@ SEED ?= 0
 SETTINGS ?=
 JOBS ?=
 LAB ?=
-EXTRAS := notebooks,dose,phantom,dev
+EXTRAS := notebooks,dose,phantom,scale,dev
 PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
             "$$name" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null \
             && echo "$$name" && break; done)

@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 TIERS = [
     {"errors", "layers"},
+    {"scale"},
     {"intensity", "vae", "decoder", "mapper", "losses", "metrics", "gamma", "dose"}
     | {"figures", "dose_figures", "explore", "runs", "pages"},
     {"baselines", "resume", "published"},

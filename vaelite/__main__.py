@@ -43,6 +43,8 @@ def parser() -> argparse.ArgumentParser:
         sub.add_argument("--profile", default="laptop", help="smoke, laptop or paper")
         sub.add_argument("--data", required=True, type=Path, help="data set folder (holds dataset.json)")
         sub.add_argument("--run", required=True, type=Path, help="run folder")
+        sub.add_argument("--devices", default=1, type=int, help="GPUs, or processes on CPUs, that share each batch on a node")
+        sub.add_argument("--nodes", default=1, type=int, help="nodes that run this same command, under srun or torchrun")
         sub.add_argument("--set", nargs="*", default=[], metavar="KNOB=VALUE", help="change single knobs, e.g. vae.factor=16")
 
     sub = command("evaluate", evaluate_run, "judge a finished run on its test patients and write report.json")
@@ -83,11 +85,13 @@ def train_stage(options: argparse.Namespace) -> None:
     from .cases import load_cases
     from .profiles import profile
     from .runs import open_run
+    from .scale import launch
 
     functions = {"vae": stages.train_vae, "mapper": stages.train_mapper,
                  "finetune": stages.finetune_decoder}
     functions |= {name: partial(stages.train_baseline, name) for name in ("unet", "control")}
     cfg = profile(options.profile, **dict(knob_and_value(text) for text in options.set))
+    launch(options.devices, options.nodes, stages.resolve_device(cfg.device))
     functions[options.stage](cfg, load_cases(options.data), open_run(options.run))
 
 

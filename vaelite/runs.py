@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from .errors import VaeliteError
+from .scale import from_first, is_first
 
 FORMAT = 1
 MADE_BY = {"vae": "01_vae", "mapper": "02_latent_mapper", "decoder": "03_decoder_finetune", "unet": "03_decoder_finetune",
@@ -62,8 +63,14 @@ class Run:
 
         record: JSON-able facts (config, seed, seconds, metrics, ...). needs: stages whose files this one was trained on;
         their hashes are kept, and `load_stage` refuses this stage once they have changed.
+        Of several processes the first writes, and the others take over its record.
         """
         self.require(*needs)
+        if is_first():
+            self.write_stage(name, weights, record, needs)
+        self.stages[name] = from_first(self.stages.get(name))
+
+    def write_stage(self, name: str, weights: dict[str, Tensor], record: dict[str, Any], needs: tuple[str, ...]) -> None:
         content = save({k: v.detach().cpu().contiguous() for k, v in weights.items()})
         digest = hashlib.sha256(content).hexdigest()
         file = f"{name}-{digest[:8]}.safetensors"

@@ -24,6 +24,7 @@ from .probes import direction_errors
 from .profiles import Config, from_knobs, knobs, like
 from .resume import Resume
 from .runs import Run
+from .scale import processes, share
 from .slices import SliceSet, every_nth, load_slices, thinned
 from .train import FitResult, PrintProgress, directions, draw_slices, draw_tasks, fit, has_bf16, tasks
 from .translate import COVERAGE, DECODERS, Translator, task_name
@@ -53,7 +54,7 @@ def train_vae(cfg: Config, cases: list[Case], run: Run, on_step: OnStep | None =
         vae.codebook.fit(vae.encode(some[:100]).mean.detach(), generator)
 
     def batch_loss() -> dict[str, Tensor]:
-        x = draw_slices(slices, cfg.vae_fit.batch, generator, device)
+        x = share(draw_slices(slices, cfg.vae_fit.batch, generator, device))
         reconstruction, posterior = vae(x, generator)
         image = image_loss(reconstruction, x, cfg.loss.ssim)
         if vae.codebook:
@@ -86,8 +87,7 @@ def train_mapper(cfg: Config, cases: list[Case], run: Run, on_step: OnStep | Non
     mapper.fit_ridge(latents[:, sample].flatten(0, 1).to(device), slices.have[sample].repeat(2, 1).to(device))
 
     def batch_loss() -> dict[str, Tensor]:
-        rows, given, target = draw_tasks(slices.have, cfg.mapper_fit.batch, generator, cfg.data.fused)
-        mirror = torch.randint(2, rows.shape, generator=generator)
+        rows, given, target, mirror = draw_share(slices, cfg.mapper_fit.batch, generator, cfg.data.fused)
         z, wanted = (latents[mirror, rows].float().to(device), latents[mirror, rows, target].float().to(device))
         mapped = mapper(z, given.to(device), target.to(device))
         return {"loss": ((mapped - wanted) / mapper.latent_deviation).abs().mean()}
@@ -135,8 +135,8 @@ def finetune_decoder(cfg: Config, cases: list[Case], run: Run, on_step: OnStep |
             decoder.fit_blend(draft, x, rest, slices.mask[rows].to(device), given[0].to(device), int(target[0]))
 
     def batch_loss() -> dict[str, Tensor]:
-        rows, given, target = draw_tasks(slices.have, cfg.decoder_fit.batch, generator, cfg.data.fused)
-        mapped, draft, x, wanted = mapped_task(rows, given, target, torch.randint(2, rows.shape, generator=generator))
+        rows, given, target, mirror = draw_share(slices, cfg.decoder_fit.batch, generator, cfg.data.fused)
+        mapped, draft, x, wanted = mapped_task(rows, given, target, mirror)
         drawn, log_scale = decoder.with_scale(mapped, draft, x, given.to(device), target.to(device))
         image, nll = image_loss(drawn, wanted, cfg.loss.ssim), laplace_nll((drawn - wanted).detach(), log_scale)
         return {"loss": image + SCALE_WEIGHT * nll, "image": image, "laplace_nll": nll}
@@ -172,8 +172,8 @@ def train_baseline(name: str, cfg: Config, cases: list[Case], run: Run, on_step:
         fit_control(network, slices, generator, device)
 
     def batch_loss() -> dict[str, Tensor]:
-        rows, given, target = draw_tasks(slices.have, recipe.batch, generator, cfg.data.fused)
-        x = mirrored(slices.x[rows], torch.randint(2, rows.shape, generator=generator)).to(device)
+        rows, given, target, mirror = draw_share(slices, recipe.batch, generator, cfg.data.fused)
+        x = mirrored(slices.x[rows], mirror).to(device)
         wanted = x[torch.arange(len(x)), target][:, None]
         return {"loss": image_loss(network(x, given.to(device), target.to(device)), wanted, cfg.loss.ssim)}
 
@@ -271,6 +271,13 @@ def encode_slices(vae: VAE, slices: SliceSet, batch: int = 32) -> Tensor:
                 part[have] = vae.encode(image).mean.half().cpu()
             latents[mirror, rows] = part
     return latents
+
+
+def draw_share(slices: SliceSet, batch: int, generator: torch.Generator, fused: float) -> tuple[Tensor, ...]:
+    """This process's share of a batch of tasks: rows, given modalities and targets as `draw_tasks`, and mirrors (b,) 0 or 1."""
+    rows, given, target = draw_tasks(slices.have, batch, generator, fused)
+    mirror = torch.randint(2, rows.shape, generator=generator)
+    return tuple(map(share, (rows, given, target, mirror)))
 
 
 @torch.no_grad()
@@ -414,6 +421,7 @@ def record(cfg: Config, cases: list[Case], model: torch.nn.Module, model_config:
     """What the manifest keeps of a finished stage."""
     every = max(1, len(result.history) // 200)               # 200 points draw the same curve as 50,000
     return {"config": knobs(cfg), "model": model_config, "seed": cfg.seed, "device": resolve_device(cfg.device),
+            "processes": processes(),
             "data": data_fingerprint(cases[0].folder.parent), "seconds": time.perf_counter() - start + result.resumed_seconds,
             "fit_seconds": result.seconds, "steps": result.steps, "bf16": result.bf16, "parameters": count_parameters(model),
             "modalities": [m for m in MODALITIES if any(m in case.modalities for case in cases)],

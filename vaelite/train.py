@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .errors import VaeliteError
 from .layers import subset
 from .resume import Resume
+from .scale import average_gradients, averaged, from_first, is_first, start_alike
 from .slices import SliceSet
 
 
@@ -47,17 +48,22 @@ def fit(model: nn.Module, batch_loss: Callable[[], dict[str, Tensor]], config: F
         name: str = "model", resume: Resume | None = None) -> FitResult:
     """Train the parameters of `model` that require gradients; leave the running mean of the weights in it.
 
-    batch_loss: draws a batch and returns named scalars, of which "loss" is minimised.
+    Several processes (see `scale`) take every step together; the first alone calls on_step and saves the state.
+
+    batch_loss: draws a batch and returns named scalars, means over this process's share, of which "loss" is minimised.
     on_step: called as (name, step, fraction done, values) after every step.
     resume: where to save the state now and then, and to go on from if it holds one.
     Raises VaeliteError at the first loss that is not a number; the weights then are the last good running mean.
     """
+    start_alike(model)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(parameters, lr=0.0, betas=(0.9, 0.95), weight_decay=config.weight_decay)
     mean = [p.detach().clone() for p in parameters]
     device = parameters[0].device.type
     bf16 = config.bf16 and has_bf16(device)
     step, before, history = resume.load(parameters, mean, optimiser) if resume else (0, 0.0, [])
+    if from_first(step) != step:
+        raise VaeliteError(f"{resume.path} is not the same file for all processes. Put the run where every node sees it.")
 
     def done() -> float:
         return elapsed / config.seconds if config.seconds > 0 else step / config.steps
@@ -71,23 +77,25 @@ def fit(model: nn.Module, batch_loss: Callable[[], dict[str, Tensor]], config: F
         with torch.autocast(device, torch.bfloat16, enabled=bf16):
             values = batch_loss()
         loss = values["loss"]
-        if not torch.isfinite(loss):
+        values = dict(zip(values, averaged(list(values.values()))))  # before it is judged: all processes stop, or none
+        if not torch.isfinite(values["loss"]):
             copy_into(parameters, mean)
-            raise VaeliteError(f"The loss of '{name}' is {loss.item()} at step {step}. Lower its learning_rate "
+            raise VaeliteError(f"The loss of '{name}' is {values['loss'].item()} at step {step}. Lower its learning_rate "
                                f"(now {config.learning_rate}) and look at the intensities of the training cases.")
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        average_gradients(parameters)
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
         step += 1
         decay = min(config.ema_decay, step / (step + 9))     # early steps are forgotten quickly
         torch._foreach_lerp_(mean, [p.detach() for p in parameters], 1 - decay)
-        elapsed = time.perf_counter() - start
+        elapsed = from_first(time.perf_counter() - start)    # one clock: all processes stop at the same step
         fraction = done()
         history.append({"step": step, "seconds": elapsed} | {k: float(v.detach()) for k, v in values.items()})
-        if on_step is not None:
+        if on_step is not None and is_first():
             on_step(name, step, min(fraction, 1.0), history[-1])
-        if resume and fraction < 1 and resume.is_due():
+        if resume and fraction < 1 and is_first() and resume.is_due():
             resume.save(parameters, mean, optimiser, step, elapsed, history)
     copy_into(parameters, mean)
     model.eval()

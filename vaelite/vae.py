@@ -14,6 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from .layers import zero
+from .scale import randn
 
 
 MOST_LOGVAR = 2.0                                            # wider than the prior; without it exp(logvar) explodes now and then
@@ -42,7 +43,7 @@ class DiagonalGaussian:
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """z = mean + sigma * noise (the reparameterisation trick): gradients reach mean and logvar."""
-        noise = torch.randn(self.mean.shape, generator=generator).to(self.mean.device)    # same noise on any device
+        noise = randn(self.mean.shape, generator).to(self.mean.device)    # same noise on any device
         return self.mean + (0.5 * self.logvar).exp() * noise
 
 
