@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 TIERS = [
     {"errors", "layers"},
     {"scale"},
-    {"intensity", "vae", "decoder", "mapper", "losses", "metrics", "gamma", "dose"}
+    {"intensity", "vae", "decoder", "mapper", "losses", "adversarial", "metrics", "gamma", "dose"}
     | {"figures", "dose_figures", "explore", "runs", "pages"},
     {"baselines", "resume", "published"},
     {"volumes", "report"},

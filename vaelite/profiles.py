@@ -30,11 +30,18 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Weights of the losses; our choice."""
+    """Weights of the losses; our choice.
+
+    gan and features (see `adversarial`) buy fine detail with error, and error is what the paper reports: so every profile,
+    "paper" too, leaves them at 0, where no discriminator is built. Rombach et al. 2022 train their tokenizers with a
+    discriminator and a perceptual loss. The baselines never have one.
+    """
 
     ssim: float = 0.2
     kl: float = 1e-4                                         # per latent
     quantisation: float = 1.0                                # of a codebook, if the tokenizer has one
+    gan: float = 0.0                                         # stages 1 and 3: how real the drawn slice looks
+    features: float = 0.0                                    # stages 1 and 3: what tells it from the true one
 
 
 @dataclass(frozen=True)
@@ -108,6 +115,8 @@ def checked(config: Config) -> Config:
     for knob, value in knobs(config).items():
         if knob.endswith((".steps", ".slice_step", ".batch", ".blocks", ".depth", ".latent_channels")) and value < 1:
             raise VaeliteError(f"{knob} must be at least 1, not {value}.")
+        if knob in ("loss.gan", "loss.features") and value < 0:
+            raise VaeliteError(f"{knob} must be 0 (off) or more, not {value}: below 0 it would reward what looks drawn.")
     return config
 
 

@@ -17,7 +17,7 @@ EVERY_S = 60.0                                               # between two saves
 
 
 class Resume:
-    """The state of one running training in one file: weights, their running mean, the optimiser, the random generators.
+    """The state of one running training in one file: weights, their running mean, the optimisers, the random generators.
 
     facts: what the state belongs to (configuration, data, seed); a file of other facts or other code is not used.
     generators: those that draw the batches.
@@ -31,19 +31,21 @@ class Resume:
     def is_due(self) -> bool:
         return time.monotonic() - self.last >= self.every_s
 
-    def save(self, parameters: list[Tensor], mean: list[Tensor], optimiser: torch.optim.Optimizer, step: int, seconds: float,
+    def save(self, optimisers: list[torch.optim.Optimizer], mean: list[Tensor], step: int, seconds: float,
              history: list[dict[str, float]]) -> None:
-        """Write the state after `step` steps, whole or not at all."""
-        tensors = {f"weights.{i}": p.detach() for i, p in enumerate(parameters)} | {f"mean.{i}": m for i, m in enumerate(mean)}
-        for i, state in optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser.{i}.{name}": torch.as_tensor(value) for name, value in state.items()}
+        """Write the state after `step` steps, whole or not at all. The weights are those the optimisers train."""
+        tensors = {f"mean.{i}": m for i, m in enumerate(mean)}
+        for k, optimiser in enumerate(optimisers):
+            tensors |= {f"weights.{k}.{i}": p.detach() for i, p in enumerate(trained(optimiser))}
+            for i, state in optimiser.state_dict()["state"].items():
+                tensors |= {f"optimiser.{k}.{i}.{name}": torch.as_tensor(value) for name, value in state.items()}
         tensors |= {f"generator.{i}": g.get_state() for i, g in enumerate((torch.default_generator, *self.generators))}
         content = save({name: t.cpu().contiguous().clone() for name, t in tensors.items()},
                        {"facts": json.dumps(self.facts), "step": str(step), "seconds": str(seconds), "history": json.dumps(history)})
         write_atomically(self.path, lambda temporary: Path(temporary).write_bytes(content))
         self.last = time.monotonic()
 
-    def load(self, parameters: list[Tensor], mean: list[Tensor], optimiser: torch.optim.Optimizer,
+    def load(self, optimisers: list[torch.optim.Optimizer], mean: list[Tensor],
              ) -> tuple[int, float, list[dict[str, float]]]:
         """Put the state back -> (step, seconds, history); (0, 0, []) if there is none of these facts."""
         try:
@@ -54,14 +56,15 @@ class Resume:
             return 0, 0.0, []
         if json.loads(about["facts"]) != self.facts:
             return 0, 0.0, []
-        state = optimiser.state_dict()
-        with torch.no_grad():
-            for i, (parameter, average) in enumerate(zip(parameters, mean)):
-                parameter.copy_(tensors[f"weights.{i}"])
-                average.copy_(tensors[f"mean.{i}"])
-                prefix = f"optimiser.{i}."
+        for i, average in enumerate(mean):
+            average.copy_(tensors[f"mean.{i}"])
+        for k, optimiser in enumerate(optimisers):
+            state = optimiser.state_dict()
+            for i, parameter in enumerate(trained(optimiser)):
+                parameter.detach().copy_(tensors[f"weights.{k}.{i}"])
+                prefix = f"optimiser.{k}.{i}."
                 state["state"][i] = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-        optimiser.load_state_dict(state)
+            optimiser.load_state_dict(state)
         for i, generator in enumerate((torch.default_generator, *self.generators)):
             generator.set_state(tensors[f"generator.{i}"])
         self.found = True
@@ -70,3 +73,7 @@ class Resume:
     def finish(self) -> None:
         """The training is over and its stage saved: nothing to resume."""
         self.path.unlink(missing_ok=True)
+
+
+def trained(optimiser: torch.optim.Optimizer) -> list[Tensor]:
+    return [parameter for group in optimiser.param_groups for parameter in group["params"]]

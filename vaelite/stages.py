@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .adversarial import Adversary
 from .baselines import BASELINES, NoLatentControl, count_parameters
 from .cases import Case, data_fingerprint
 from .decoder import DecoderConfig, GuidedDecoder
@@ -52,19 +53,22 @@ def train_vae(cfg: Config, cases: list[Case], run: Run, on_step: OnStep | None =
     vae.fit_pca(some)
     if vae.codebook:
         vae.codebook.fit(vae.encode(some[:100]).mean.detach(), generator)
+    adversary = adversary_of(cfg, device)
 
     def batch_loss() -> dict[str, Tensor]:
         x = share(draw_slices(slices, cfg.vae_fit.batch, generator, device))
         reconstruction, posterior = vae(x, generator)
         image = image_loss(reconstruction, x, cfg.loss.ssim)
+        judged = adversary.loss(reconstruction, x) if adversary else {}
+        loss = image + sum(judged.values())
         if vae.codebook:
             quantisation = vae.codebook.loss(posterior.mean)
-            return {"loss": image + cfg.loss.quantisation * quantisation, "image": image, "quantisation": quantisation}
+            return {"loss": loss + cfg.loss.quantisation * quantisation, "image": image, "quantisation": quantisation} | judged
         kl_per_latent = kl_divergence(posterior.mean, posterior.logvar).mean() / posterior.mean[0].numel()
-        return {"loss": image + cfg.loss.kl * kl_per_latent, "image": image, "kl_per_latent": kl_per_latent}
+        return {"loss": loss + cfg.loss.kl * kl_per_latent, "image": image, "kl_per_latent": kl_per_latent} | judged
 
     resume = resumable("vae", cfg, cases, run, generator)
-    result = fit(vae, batch_loss, cfg.vae_fit, on_step or PrintProgress(), "vae", resume)
+    result = fit(vae, batch_loss, cfg.vae_fit, on_step or PrintProgress(), "vae", resume, adversary)
     metrics = {"psnr_db": reconstruction_psnr(vae, held_out), "kl_per_channel": kl_per_channel(vae, held_out)}
     run.save_stage("vae", vae.state_dict(), record(cfg, cases, vae, asdict(cfg.vae), result, start, metrics))
     resume.finish()
@@ -121,6 +125,7 @@ def finetune_decoder(cfg: Config, cases: list[Case], run: Run, on_step: OnStep |
     latents = encode_slices(vae, slices)
     decoder = GuidedDecoder(vae.decoder, vae.config.decoder_widths, cfg.decoder, mapper).to(device).requires_grad_(True)
     mapper = decoder.mapper or mapper                        # end to end: the copy that goes on learning
+    adversary = adversary_of(cfg, device)
 
     def mapped_task(rows: Tensor, given: Tensor, target: Tensor, mirror: Tensor) -> tuple[Tensor, ...]:
         """Mapped latents, their linear decode, all slices and the wanted slices of a batch."""
@@ -139,10 +144,11 @@ def finetune_decoder(cfg: Config, cases: list[Case], run: Run, on_step: OnStep |
         mapped, draft, x, wanted = mapped_task(rows, given, target, mirror)
         drawn, log_scale = decoder.with_scale(mapped, draft, x, given.to(device), target.to(device))
         image, nll = image_loss(drawn, wanted, cfg.loss.ssim), laplace_nll((drawn - wanted).detach(), log_scale)
-        return {"loss": image + SCALE_WEIGHT * nll, "image": image, "laplace_nll": nll}
+        judged = adversary.loss(drawn, wanted) if adversary else {}
+        return {"loss": image + SCALE_WEIGHT * nll + sum(judged.values()), "image": image, "laplace_nll": nll} | judged
 
     resume = resumable("decoder", cfg, cases, run, generator)
-    result = fit(decoder, batch_loss, cfg.decoder_fit, on_step or PrintProgress(), "decoder", resume)
+    result = fit(decoder, batch_loss, cfg.decoder_fit, on_step or PrintProgress(), "decoder", resume, adversary)
     translator = Translator(vae, load_mapper(run, cfg), decoder, cfg.data.size, present(slices), names)
     choice, errors = choose_decoders(translator, held_out)
     widths = calibrate(replace(translator, choice=choice), held_out)
@@ -410,6 +416,11 @@ def seeded(cfg: Config, stage: str) -> tuple[str, torch.Generator]:
     seed = cfg.seed * 1000 + ("vae", "mapper", "decoder", *BASELINES).index(stage)
     torch.manual_seed(seed)                                  # layer initialisation has no generator argument
     return resolve_device(cfg.device), torch.Generator().manual_seed(seed)
+
+
+def adversary_of(cfg: Config, device: str) -> Adversary | None:
+    """The discriminator of an image-drawing stage, if one of its losses has a weight."""
+    return Adversary(cfg.loss.gan, cfg.loss.features, device) if cfg.loss.gan or cfg.loss.features else None
 
 
 def resolve_device(name: str) -> str:

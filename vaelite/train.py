@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .adversarial import Adversary
 from .errors import VaeliteError
 from .layers import subset
 from .resume import Resume
@@ -45,7 +46,7 @@ class FitResult:
 
 def fit(model: nn.Module, batch_loss: Callable[[], dict[str, Tensor]], config: FitConfig,
         on_step: Callable[[str, int, float, dict[str, float]], None] | None = None,
-        name: str = "model", resume: Resume | None = None) -> FitResult:
+        name: str = "model", resume: Resume | None = None, adversary: Adversary | None = None) -> FitResult:
     """Train the parameters of `model` that require gradients; leave the running mean of the weights in it.
 
     Several processes (see `scale`) take every step together; the first alone calls on_step and saves the state.
@@ -53,6 +54,7 @@ def fit(model: nn.Module, batch_loss: Callable[[], dict[str, Tensor]], config: F
     batch_loss: draws a batch and returns named scalars, means over this process's share, of which "loss" is minimised.
     on_step: called as (name, step, fraction done, values) after every step.
     resume: where to save the state now and then, and to go on from if it holds one.
+    adversary: what `batch_loss` asks for its opinion, if anything; it learns after every step.
     Raises VaeliteError at the first loss that is not a number; the weights then are the last good running mean.
     """
     start_alike(model)
@@ -61,7 +63,8 @@ def fit(model: nn.Module, batch_loss: Callable[[], dict[str, Tensor]], config: F
     mean = [p.detach().clone() for p in parameters]
     device = parameters[0].device.type
     bf16 = config.bf16 and has_bf16(device)
-    step, before, history = resume.load(parameters, mean, optimiser) if resume else (0, 0.0, [])
+    optimisers = [optimiser, *([adversary.optimiser] if adversary else [])]
+    step, before, history = resume.load(optimisers, mean) if resume else (0, 0.0, [])
     if from_first(step) != step:
         raise VaeliteError(f"{resume.path} is not the same file for all processes. Put the run where every node sees it.")
 
@@ -87,6 +90,8 @@ def fit(model: nn.Module, batch_loss: Callable[[], dict[str, Tensor]], config: F
         average_gradients(parameters)
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
+        if adversary:
+            values |= adversary.step()
         step += 1
         decay = min(config.ema_decay, step / (step + 9))     # early steps are forgotten quickly
         torch._foreach_lerp_(mean, [p.detach() for p in parameters], 1 - decay)
@@ -96,7 +101,7 @@ def fit(model: nn.Module, batch_loss: Callable[[], dict[str, Tensor]], config: F
         if on_step is not None and is_first():
             on_step(name, step, min(fraction, 1.0), history[-1])
         if resume and fraction < 1 and is_first() and resume.is_due():
-            resume.save(parameters, mean, optimiser, step, elapsed, history)
+            resume.save(optimisers, mean, step, elapsed, history)
     copy_into(parameters, mean)
     model.eval()
     return FitResult(history, time.perf_counter() - start, step, bf16, before)
