@@ -15,7 +15,7 @@ TIERS = [
     {"errors", "layers"},
     {"intensity", "vae", "decoder", "mapper", "losses", "metrics", "gamma", "dose"}
     | {"figures", "dose_figures", "explore", "runs", "pages"},
-    {"baselines", "resume", "published"},
+    {"baselines", "masked", "resume", "published"},
     {"volumes", "report"},
     {"cases"},
     {"slices"},
