@@ -26,6 +26,7 @@ class MapperConfig:
     heads: int = 4
     neighbourhood: int = 3                                   # ridge: each latent from this many by this many sources
     modalities: int = 4
+    masked: bool = False                                     # learn with part of the target shown, and draw: see masked.py
 
 
 class Block(nn.Module):
@@ -99,6 +100,10 @@ class LatentMapper(nn.Module):
         sources = self.normalise(z, given)
         mapped = self.ridge(sources, given, target) + self.transform(sources, given, target)
         return mapped * self.latent_deviation + self.latent_mean
+
+    def loss(self, z: Tensor, given: Tensor, target: Tensor, wanted: Tensor, generator: torch.Generator) -> Tensor:
+        """Mean absolute error [SD of a latent]; wanted: (b, k, h, w) raw. The generator is for mappers that learn by chance."""
+        return ((self(z, given, target) - wanted) / self.latent_deviation).abs().mean()
 
     def normalise(self, z: Tensor, given: Tensor) -> Tensor:
         """Raw latents (b, m, k, h, w) -> of mean 0 and deviation 1, absent modalities 0: (b, m k, h, w)."""

@@ -21,6 +21,7 @@ from .intensity import MODALITIES
 from .layers import subset
 from .losses import image_loss, kl_divergence, laplace_nll
 from .mapper import LatentMapper, MapperConfig
+from .masked import MaskedMapper
 from .probes import direction_errors
 from .profiles import Config, from_knobs, knobs, like
 from .resume import Resume
@@ -86,15 +87,14 @@ def train_mapper(cfg: Config, cases: list[Case], run: Run, on_step: OnStep | Non
     slices = stage_slices(cfg, cases, "train")
     latents = encode_slices(vae, slices)                     # encoded once, plain and mirrored
     config = MapperConfig(**asdict(cfg.mapper) | {"latent_channels": vae.config.latent_channels})
-    mapper = LatentMapper(config).to(device)
+    mapper = build_mapper(config).to(device)
     sample = torch.randperm(len(slices), generator=generator)[:800]
     mapper.fit_ridge(latents[:, sample].flatten(0, 1).to(device), slices.have[sample].repeat(2, 1).to(device))
 
     def batch_loss() -> dict[str, Tensor]:
         rows, given, target, mirror = draw_share(slices, cfg.mapper_fit.batch, generator, cfg.data.fused)
         z, wanted = (latents[mirror, rows].float().to(device), latents[mirror, rows, target].float().to(device))
-        mapped = mapper(z, given.to(device), target.to(device))
-        return {"loss": ((mapped - wanted) / mapper.latent_deviation).abs().mean()}
+        return {"loss": mapper.loss(z, given.to(device), target.to(device), wanted, generator)}
 
     resume = resumable("mapper", cfg, cases, run, generator)
     result = fit(mapper, batch_loss, cfg.mapper_fit, on_step or PrintProgress(), "mapper", resume)
@@ -216,10 +216,14 @@ def load_vae(run: Run, cfg: Config | None = None) -> VAE:
     return restore(VAE(rebuild(VAEConfig, stage.record["model"])), stage.weights, run, "vae", cfg)
 
 
+def build_mapper(config: MapperConfig) -> LatentMapper:
+    return (MaskedMapper if config.masked else LatentMapper)(config)
+
+
 def load_mapper(run: Run, cfg: Config | None = None) -> LatentMapper:
     """The latent mapper of a run; refused if the VAE was trained again since."""
     stage = run.load_stage("mapper")
-    return restore(LatentMapper(rebuild(MapperConfig, stage.record["model"])), stage.weights, run, "mapper", cfg)
+    return restore(build_mapper(rebuild(MapperConfig, stage.record["model"])), stage.weights, run, "mapper", cfg)
 
 
 def load_translator(run: Run, cfg: Config | None = None) -> Translator:
