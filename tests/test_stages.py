@@ -182,6 +182,21 @@ def test_a_retrained_vae_invalidates_the_mapper(finished, tmp_path):
         load_mapper(run)
 
 
+def test_finetuning_leaves_encoder_and_mapper_bit_for_bit(finished, tiny_set, tmp_path):
+    """What stage 3 fine-tunes are copies: the files of stages 1 and 2 keep their hash, and its mapper moves only if asked to."""
+    cases, run = finished
+    before = {name: run.hash_of(name) for name in ("vae", "mapper")}
+    translator = finetune_decoder(profile("smoke", **KNOBS), cases, run)
+    assert before == {name: run.hash_of(name) for name in ("vae", "mapper")}
+    moved = [not torch.equal(a, b) for a, b in zip(translator.mapper.parameters(), translator.decoder.mapper.parameters())]
+    assert any(moved) and translator.vae.encoder.state_dict().keys() & run.load_stage("decoder").weights.keys() == set()
+    other = open_run(tmp_path / "decoder-alone")
+    for stage in (train_vae, train_mapper, finetune_decoder):
+        alone = stage(profile("smoke", **KNOBS, **{"decoder.end_to_end": False}), cases, other)
+    assert alone.decoder.mapper is None
+    assert other.load_stage("mapper").weights.keys() == run.load_stage("mapper").weights.keys()
+
+
 def test_mapper_before_vae_says_what_to_run(tiny_set, tmp_path):
     with pytest.raises(VaeliteError, match="01_vae"):
         train_mapper(profile("smoke", **KNOBS), load_cases(tiny_set), open_run(tmp_path / "empty"))

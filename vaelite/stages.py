@@ -105,7 +105,7 @@ def train_mapper(cfg: Config, cases: list[Case], run: Run, on_step: OnStep | Non
 
 
 def finetune_decoder(cfg: Config, cases: list[Case], run: Run, on_step: OnStep | None = None) -> Translator:
-    """Stage 3: the decoder learns to draw from mapped latents; VAE and mapper stay as they are.
+    """Stage 3: copies of decoder and mapper learn to draw from mapped latents; the saved VAE and mapper stay as they are.
 
     Fine-tuning can hurt where source and target nearly agree, so the stage-1 decoder, alone and blended with the source in
     closed form, is kept, and the best of the three is chosen for each direction by the mean absolute error on validation.
