@@ -268,15 +268,17 @@ print(check_ssim(my_ssim))
 # ## 4 · Fine-tune the decoder
 #
 # The stage-1 decoder (the VAE's own, of lesson 01) has never seen a mapped latent. A copy of it now learns to draw the
-# target from mapped latents, with the **source slice** at hand for the detail that the latents lost. VAE and mapper
-# stay as they are. Again there is a linear path in closed form, here a *blend*: one small filter each for the source
+# target from mapped latents, with the **source slice** at hand for the detail that the latents lost. The encoder stays
+# as it is. A copy of the mapper goes on learning too, now from the image and not from the latents: stages 2 and 3
+# finish together, *end to end* (our choice; the paper fine-tunes the decoder alone). Again there is a linear path in closed form, here a *blend*: one small filter each for the source
 # slice and for the *linear decode* (what PCA alone draws from the latents), by least squares. From CBCT to CT it keeps
 # much of the source, from MR to CT hardly any. The decoder's copy goes on from stage 1; the new parts start silent:
 # features of the source added to it, and a *gain* map that scales the blend pixel by pixel and can turn the CBCT's air
 # noise off.
 #
-# In the code: `z` mapped latents (b, k, h, w); `draft` their linear decode and `x` the source slice, both (b, 1, H, W)
-# in [-1, 1], where air is -1.
+# In the code: `z` mapped latents (b, k, h, w); `draft` (b, 1, H, W) their linear decode and `x` (b, m, H, W) the source
+# slices, in [-1, 1], where air is -1; `given` and `target` the modalities read and wanted. The second result, how large
+# an error the network expects, is for section 10.
 
 # %%
 show_source(GuidedDecoder.forward)
@@ -446,17 +448,17 @@ explore(draw, "Which amount makes the mapped slice look as sharp as the real one
 #
 # Three stages, latents, ridges: is it worth it? The fair rival is one modality-conditioned U-Net: it maps image to
 # image and, like our mapper, is told source and target. **Fair** means here: the same training slices, the same loss,
-# the same directions drawn equally often, and the same **wall time** on this machine as our three stages took
-# together. It does not mean the same number of parameters or steps.
+# the same directions drawn equally often, and as many **processor seconds** (of all threads; on a GPU seconds) as our
+# three stages took together. It does not mean the same number of parameters or steps.
 
 # %%
-budget = {name: run.stages[name]["seconds"] for name in ("vae", "mapper", "decoder")}
-print(" + ".join(f"{name} {s:.0f} s" for name, s in budget.items()), f"= {sum(budget.values()):.0f} s for the U-Net")
+budget = {name: run.stages[name]["processor_seconds"] for name in ("vae", "mapper", "decoder")}
+print(" + ".join(f"{name} {s:.0f} s" for name, s in budget.items()), f"= {sum(budget.values()):.0f} processor seconds for the U-Net")
 train_baseline("unet", cfg, cases, run)
 translator = load_translator(run, cfg)
-cost = [[METHOD_NAMES.get(name, name), f"{s['parameters']:,}", f"{s['steps']:,}", f"{s['seconds']:.0f}"]
+cost = [[METHOD_NAMES.get(name, name), f"{s['parameters']:,}", f"{s['steps']:,}", f"{s['processor_seconds']:.0f}"]
         for name, s in run.stages.items()]
-Markdown(markdown(["network", "parameters", "steps", "seconds"], cost))
+Markdown(markdown(["network", "parameters", "steps", "processor seconds"], cost))
 
 # %% [markdown]
 # **Predict.** In how many directions does the U-Net beat us on the validation patients? In all tables from here on,

@@ -185,7 +185,7 @@ def test_new_guided_decoder_is_the_stage_1_decoder():
             parameter.add_(0.02 * torch.randn_like(parameter))
         guided = GuidedDecoder(vae.decoder, vae.config.decoder_widths, DecoderConfig())
         z = vae.encode(x).mean
-        drawn = guided(z, vae.linear_decode(z), *alone(-x[:, 0], 0, 1))
+        drawn, _ = guided(z, vae.linear_decode(z), *alone(-x[:, 0], 0, 1))
         np.testing.assert_allclose(drawn, vae.decode(z), atol=1e-6)
         guided.decoder.head.weight.add_(1.0)                 # a copy: fine-tuning leaves the VAE as it was
         np.testing.assert_allclose(drawn, vae.decode(z), atol=1e-6)

@@ -58,7 +58,7 @@ def program(data: Path, folder: Path) -> None:
     three_stages(data, folder / "two", 2)
     config = FitConfig(steps=20, bf16=False)
     results = {"processes": processes(), "straight": fit_line(config), "broken": fit_line(config, broken=True),
-               "timed": fit_line(FitConfig(seconds=0.2, bf16=False))}
+               "timed": fit_line(FitConfig(processor_seconds=0.2, bf16=False))}
     fit_line(config, stop_at=7, state=folder / "state")
     results["resumed"] = fit_line(config, state=folder / "state")
     (folder / f"{rank()}.json").write_text(json.dumps(results))

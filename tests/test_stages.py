@@ -138,10 +138,10 @@ def test_tables_show_every_method_with_its_convention(finished):
         assert wanted in text
 
 
-def test_the_unet_gets_the_method_s_seconds(finished):
+def test_the_unet_gets_the_method_s_processor_seconds(finished):
     stages = finished[1].stages
-    budget = sum(stages[name]["seconds"] for name in ("vae", "mapper", "decoder"))
-    assert budget <= stages["unet"]["fit_seconds"] < budget + 5
+    budget = sum(stages[name]["processor_seconds"] for name in ("vae", "mapper", "decoder"))
+    assert budget <= stages["unet"]["history"][-1]["processor_seconds"] < budget + 5
 
 
 def test_training_twice_gives_the_same_weights(finished, tiny_set, tmp_path):

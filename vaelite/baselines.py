@@ -104,7 +104,7 @@ class NoLatentControl(nn.Module):
     def forward(self, x: Tensor, given: Tensor, target: Tensor) -> Tensor:
         b, _, h, w = x.shape
         nothing = x.new_zeros(b, 1, h // self.factor, w // self.factor)
-        return self.guided(nothing, self.air(x), x, given, target)
+        return self.guided(nothing, self.air(x), x, given, target)[0]
 
     def fit_blend(self, x: Tensor, wanted: Tensor, mask: Tensor, given: Tensor, target: int) -> None:
         """Start at the best linear filter of the sources, as stage 3 does; shapes as `GuidedDecoder.fit_blend`."""

@@ -79,7 +79,8 @@ class GuidedDecoder(nn.Module):
     """Mapped latent, its linear decode and the source slices -> target slice: a scaled linear blend plus the decoder's detail.
 
     z: (b, k, h, w) mapped latents; draft: (b, 1, H, W) their linear decode; x: (b, m, H, W) slices in [-1, 1], one slot a
-    modality; given: (b, m) bool, the slots to read; target: (b,) modality numbers -> (b, 1, H, W).
+    modality; given: (b, m) bool, the slots to read; target: (b,) modality numbers -> the slice, and ln of the scale b of its
+    error e if that is Laplace, p(e) = exp(-|e| / b) / 2b: (b, 1, H, W) each.
     """
 
     def __init__(self, decoder: nn.Module, widths: tuple[int, ...], config: DecoderConfig, mapper: nn.Module | None = None):
@@ -95,11 +96,7 @@ class GuidedDecoder(nn.Module):
         self.register_buffer("log_error", torch.full(kernel.shape[:2], -3.0))    # ln of the blend's mean absolute error
         self.scale = zero(nn.Conv2d(widths[0], decoder.stem_factor**2, 1))
 
-    def forward(self, z: Tensor, draft: Tensor, x: Tensor, given: Tensor, target: Tensor) -> Tensor:
-        return self.with_scale(z, draft, x, given, target)[0]
-
-    def with_scale(self, z: Tensor, draft: Tensor, x: Tensor, given: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """The slice, and ln of the scale b of its error |e| if that is Laplace, p(e) = exp(-|e| / b) / 2b: (b, 1, H, W) each."""
+    def forward(self, z: Tensor, draft: Tensor, x: Tensor, given: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         images = torch.cat([only(x, given, absent=-1.0), draft], 1)
         skips, gain = self.guide(images, F.silu(self.guidance(given, target)))
         features = self.decoder.features(z, skips)

@@ -200,7 +200,8 @@ def load_doses(run: Run, case: str) -> dict[str, np.ndarray]:
 # ---------------------------------------------------------------------------------------------------------------- report
 def build_report(run: Run, cases: list[Case], rows: list[dict[str, Any]], seed: int) -> dict[str, Any]:
     """The whole report: which data, which code, what training cost, and the rows."""
-    stages = {name: {key: record[key] for key in ("seconds", "steps", "parameters", "device", "code_version", "metrics")}
+    stages = {name: {key: record[key] for key in
+                     ("seconds", "processor_seconds", "steps", "parameters", "device", "code_version", "metrics")}
               | ({"choice": record["choice"]} if "choice" in record else {}) for name, record in run.stages.items()}
     counts = {split: sum(case.split == split for case in cases) for split in ("train", "validation", "test")}
     folder = cases[0].folder.parent

@@ -49,10 +49,10 @@ def rows_of(report: dict[str, Any], **wanted: Any) -> list[dict[str, Any]]:
 
 
 def training_table(report: dict[str, Any]) -> str:
-    """What each network cost: parameters, steps, seconds, device."""
-    rows = [[name, f"{s['parameters']:,}", f"{s['steps']:,}", f"{s['seconds']:.0f}", s["device"]]
+    """What each network cost: parameters, steps, seconds, processor seconds (of all threads; on a GPU seconds), device."""
+    rows = [[name, f"{s['parameters']:,}", f"{s['steps']:,}", f"{s['seconds']:.0f}", f"{s['processor_seconds']:.0f}", s["device"]]
             for name, s in report["stages"].items()]
-    return markdown(["network", "parameters", "steps", "seconds", "device"], rows)
+    return markdown(["network", "parameters", "steps", "seconds", "processor seconds", "device"], rows)
 
 
 def reconstruction_table(report: dict[str, Any]) -> str:

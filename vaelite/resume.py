@@ -31,7 +31,7 @@ class Resume:
     def is_due(self) -> bool:
         return time.monotonic() - self.last >= self.every_s
 
-    def save(self, optimisers: list[torch.optim.Optimizer], mean: list[Tensor], step: int, seconds: float,
+    def save(self, optimisers: list[torch.optim.Optimizer], mean: list[Tensor], step: int,
              history: list[dict[str, float]]) -> None:
         """Write the state after `step` steps, whole or not at all. The weights are those the optimisers train."""
         tensors = {f"mean.{i}": m for i, m in enumerate(mean)}
@@ -41,21 +41,21 @@ class Resume:
                 tensors |= {f"optimiser.{k}.{i}.{name}": torch.as_tensor(value) for name, value in state.items()}
         tensors |= {f"generator.{i}": g.get_state() for i, g in enumerate((torch.default_generator, *self.generators))}
         content = save({name: t.cpu().contiguous().clone() for name, t in tensors.items()},
-                       {"facts": json.dumps(self.facts), "step": str(step), "seconds": str(seconds), "history": json.dumps(history)})
+                       {"facts": json.dumps(self.facts), "step": str(step), "history": json.dumps(history)})
         write_atomically(self.path, lambda temporary: Path(temporary).write_bytes(content))
         self.last = time.monotonic()
 
     def load(self, optimisers: list[torch.optim.Optimizer], mean: list[Tensor],
-             ) -> tuple[int, float, list[dict[str, float]]]:
-        """Put the state back -> (step, seconds, history); (0, 0, []) if there is none of these facts."""
+             ) -> tuple[int, list[dict[str, float]]]:
+        """Put the state back -> (step, history); (0, []) if there is none of these facts."""
         try:
             with safe_open(self.path, "pt") as file:
                 about = file.metadata()
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
         except (OSError, SafetensorError):
-            return 0, 0.0, []
+            return 0, []
         if json.loads(about["facts"]) != self.facts:
-            return 0, 0.0, []
+            return 0, []
         for i, average in enumerate(mean):
             average.copy_(tensors[f"mean.{i}"])
         for k, optimiser in enumerate(optimisers):
@@ -68,7 +68,7 @@ class Resume:
         for i, generator in enumerate((torch.default_generator, *self.generators)):
             generator.set_state(tensors[f"generator.{i}"])
         self.found = True
-        return int(about["step"]), float(about["seconds"]), json.loads(about["history"])
+        return int(about["step"]), json.loads(about["history"])
 
     def finish(self) -> None:
         """The training is over and its stage saved: nothing to resume."""

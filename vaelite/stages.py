@@ -1,7 +1,6 @@
 """One function per stage, called alike by the notebooks, the command line and the tests."""
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from typing import Any
@@ -28,7 +27,7 @@ from .resume import Resume
 from .runs import Run
 from .scale import processes, share
 from .slices import SliceSet, every_nth, load_slices, thinned
-from .train import FitResult, PrintProgress, directions, draw_slices, draw_tasks, fit, has_bf16, tasks
+from .train import FitResult, PrintProgress, clocks, directions, draw_slices, draw_tasks, fit, has_bf16, tasks
 from .translate import COVERAGE, DECODERS, Translator, task_name
 from .vae import VAE, VAEConfig
 
@@ -45,7 +44,7 @@ def train_vae(cfg: Config, cases: list[Case], run: Run, on_step: OnStep | None =
     """
     if is_finished("vae", cfg, cases, run):
         return load_vae(run, cfg)
-    start = time.perf_counter()
+    start = clocks(resolve_device(cfg.device))
     device, generator = seeded(cfg, "vae")
     slices = stage_slices(cfg, cases, "train")
     held_out = stage_slices(cfg, cases, "validation")        # before training: a missing split costs nothing
@@ -80,7 +79,7 @@ def train_mapper(cfg: Config, cases: list[Case], run: Run, on_step: OnStep | Non
     """Stage 2: ridge regression in closed form for each task, then the transformer on what it leaves over."""
     if is_finished("mapper", cfg, cases, run):
         return load_mapper(run, cfg)
-    start = time.perf_counter()
+    start = clocks(resolve_device(cfg.device))
     vae = load_vae(run, cfg)
     require_same_data(run, cases, cfg)
     device, generator = seeded(cfg, "mapper")
@@ -112,7 +111,7 @@ def finetune_decoder(cfg: Config, cases: list[Case], run: Run, on_step: OnStep |
     """
     if is_finished("decoder", cfg, cases, run):
         return load_translator(run, cfg)
-    start = time.perf_counter()
+    start = clocks(resolve_device(cfg.device))
     vae, mapper = load_vae(run, cfg), load_mapper(run, cfg)
     require_same_data(run, cases, cfg)
     device, generator = seeded(cfg, "decoder")
@@ -142,7 +141,7 @@ def finetune_decoder(cfg: Config, cases: list[Case], run: Run, on_step: OnStep |
     def batch_loss() -> dict[str, Tensor]:
         rows, given, target, mirror = draw_share(slices, cfg.decoder_fit.batch, generator, cfg.data.fused)
         mapped, draft, x, wanted = mapped_task(rows, given, target, mirror)
-        drawn, log_scale = decoder.with_scale(mapped, draft, x, given.to(device), target.to(device))
+        drawn, log_scale = decoder(mapped, draft, x, given.to(device), target.to(device))
         image, nll = image_loss(drawn, wanted, cfg.loss.ssim), laplace_nll((drawn - wanted).detach(), log_scale)
         judged = adversary.loss(drawn, wanted) if adversary else {}
         return {"loss": image + SCALE_WEIGHT * nll + sum(judged.values()), "image": image, "laplace_nll": nll} | judged
@@ -160,7 +159,7 @@ def finetune_decoder(cfg: Config, cases: list[Case], run: Run, on_step: OnStep |
 
 
 def train_baseline(name: str, cfg: Config, cases: list[Case], run: Run, on_step: OnStep | None = None) -> torch.nn.Module:
-    """An image-space rival, trained for as many seconds as the three stages took together, on the same slices and tasks.
+    """An image-space rival, trained for as many processor seconds as the three stages took, on the same slices and tasks.
 
     name: "unet", or "control" for stage 3 without latents.
     """
@@ -168,12 +167,12 @@ def train_baseline(name: str, cfg: Config, cases: list[Case], run: Run, on_step:
     if is_finished(name, cfg, cases, run):
         return load_translator(run, cfg).baselines[name]
     require_same_data(run, cases, cfg)
-    start = time.perf_counter()
+    start = clocks(resolve_device(cfg.device))
     device, generator = seeded(cfg, name)
     slices = stage_slices(cfg, cases, "train")
     shape, recipe = getattr(cfg, name), getattr(cfg, f"{name}_fit")
     network = BASELINES[name][0](shape).to(device)
-    budget = sum(run.stages[stage]["seconds"] for stage in ("vae", "mapper", "decoder"))
+    budget = sum(run.stages[stage]["processor_seconds"] for stage in ("vae", "mapper", "decoder"))
     if name == "control":
         fit_control(network, slices, generator, device)
 
@@ -184,7 +183,7 @@ def train_baseline(name: str, cfg: Config, cases: list[Case], run: Run, on_step:
         return {"loss": image_loss(network(x, given.to(device), target.to(device)), wanted, cfg.loss.ssim)}
 
     resume = resumable(name, cfg, cases, run, generator, budget)
-    result = fit(network, batch_loss, replace(recipe, seconds=budget), on_step or PrintProgress(), name, resume)
+    result = fit(network, batch_loss, replace(recipe, processor_seconds=budget), on_step or PrintProgress(), name, resume)
     run.save_stage(name, network.state_dict(), record(cfg, cases, network, asdict(shape), result, start),
                    needs=("vae", "mapper", "decoder"))      # their seconds are its budget
     resume.finish()
@@ -432,12 +431,13 @@ def resolve_device(name: str) -> str:
 
 
 def record(cfg: Config, cases: list[Case], model: torch.nn.Module, model_config: dict[str, Any], result: FitResult,
-           start: float, metrics: dict[str, Any] | None = None) -> dict[str, Any]:
-    """What the manifest keeps of a finished stage."""
+           start: tuple[float, float], metrics: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What the manifest keeps of a finished stage. start: the clocks when it began."""
+    device = resolve_device(cfg.device)
+    seconds, used = (before + now - begun for before, now, begun in zip(result.before, clocks(device), start))
     every = max(1, len(result.history) // 200)               # 200 points draw the same curve as 50,000
-    return {"config": knobs(cfg), "model": model_config, "seed": cfg.seed, "device": resolve_device(cfg.device),
-            "processes": processes(),
-            "data": data_fingerprint(cases[0].folder.parent), "seconds": time.perf_counter() - start + result.resumed_seconds,
-            "fit_seconds": result.seconds, "steps": result.steps, "bf16": result.bf16, "parameters": count_parameters(model),
+    return {"config": knobs(cfg), "model": model_config, "seed": cfg.seed, "device": device,
+            "processes": processes(), "data": data_fingerprint(cases[0].folder.parent),
+            "seconds": seconds, "processor_seconds": used, "steps": result.steps, "bf16": result.bf16, "parameters": count_parameters(model),
             "modalities": [m for m in MODALITIES if any(m in case.modalities for case in cases)],
-            "history": result.history[::every], "metrics": metrics or {}}
+            "history": result.history[::-every][::-1], "metrics": metrics or {}}

@@ -24,7 +24,7 @@ class FitConfig:
     """How long and how fast one network trains. All values are our choice."""
 
     steps: int = 1000
-    seconds: float = 0.0                                     # if above 0: train for this wall time, whatever the steps
+    processor_seconds: float = 0.0                           # if above 0: train until these are spent, whatever the steps
     batch: int = 8
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
@@ -35,13 +35,19 @@ class FitConfig:
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a training leaves beside the weights: one record a step, and the seconds it took."""
+    """What a training leaves beside the weights: one record a step, and what it took."""
 
-    history: list[dict[str, float]]
-    seconds: float
+    history: list[dict[str, float]]                          # of each step: seconds and processor_seconds so far, the losses
     steps: int
     bf16: bool
-    resumed_seconds: float = 0.0                             # of `seconds`, those before the training was resumed
+    before: tuple[float, float] = (0.0, 0.0)                 # seconds and processor seconds until it was stopped and resumed
+
+
+def clocks(device: str) -> tuple[float, float]:
+    """Now, in seconds and in processor seconds: those of a CPU are the process's own, all its threads together, so that other
+    programs do not spend a training's budget; those of a GPU are seconds."""
+    now = time.perf_counter()
+    return now, time.process_time() if device == "cpu" else now
 
 
 def fit(model: nn.Module, batch_loss: Callable[[], dict[str, Tensor]], config: FitConfig,
@@ -64,14 +70,19 @@ def fit(model: nn.Module, batch_loss: Callable[[], dict[str, Tensor]], config: F
     device = parameters[0].device.type
     bf16 = config.bf16 and has_bf16(device)
     optimisers = [optimiser, *([adversary.optimiser] if adversary else [])]
-    step, before, history = resume.load(optimisers, mean) if resume else (0, 0.0, [])
+    step, history = resume.load(optimisers, mean) if resume else (0, [])
     if from_first(step) != step:
         raise VaeliteError(f"{resume.path} is not the same file for all processes. Put the run where every node sees it.")
 
-    def done() -> float:
-        return elapsed / config.seconds if config.seconds > 0 else step / config.steps
+    def spent() -> tuple[float, float]:
+        return from_first(tuple(then + now - begun for then, now, begun in zip(before, clocks(device), start)))
 
-    start, elapsed = time.perf_counter() - before, before
+    def done() -> float:
+        return used / config.processor_seconds if config.processor_seconds > 0 else step / config.steps
+
+    before = (history[-1]["seconds"], history[-1]["processor_seconds"]) if history else (0.0, 0.0)
+    start = clocks(device)
+    elapsed, used = before
     fraction = done()
     model.train()
     while fraction < 1:
@@ -95,16 +106,16 @@ def fit(model: nn.Module, batch_loss: Callable[[], dict[str, Tensor]], config: F
         step += 1
         decay = min(config.ema_decay, step / (step + 9))     # early steps are forgotten quickly
         torch._foreach_lerp_(mean, [p.detach() for p in parameters], 1 - decay)
-        elapsed = from_first(time.perf_counter() - start)    # one clock: all processes stop at the same step
+        elapsed, used = spent()                              # the first process's clock: all stop at the same step
         fraction = done()
-        history.append({"step": step, "seconds": elapsed} | {k: float(v.detach()) for k, v in values.items()})
+        history.append({"step": step, "seconds": elapsed, "processor_seconds": used} | {k: float(v.detach()) for k, v in values.items()})
         if on_step is not None and is_first():
             on_step(name, step, min(fraction, 1.0), history[-1])
         if resume and fraction < 1 and is_first() and resume.is_due():
-            resume.save(optimisers, mean, step, elapsed, history)
+            resume.save(optimisers, mean, step, history)
     copy_into(parameters, mean)
     model.eval()
-    return FitResult(history, time.perf_counter() - start, step, bf16, before)
+    return FitResult(history, step, bf16, before)
 
 
 def has_bf16(device: str) -> bool:

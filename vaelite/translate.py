@@ -99,7 +99,7 @@ class Translator:
         """The three stages in a row: encode, map, decode. Slice and ln of the scale of its error."""
         mapper = self.decoder.mapper or self.mapper          # end to end, the mapper was finished with the decoder
         mapped = mapper(self.encode(stack, given), given, to)
-        return self.decoder.with_scale(mapped, self.vae.linear_decode(mapped), stack, given, to)
+        return self.decoder(mapped, self.vae.linear_decode(mapped), stack, given, to)
 
     def read(self, x: Tensor, sources: tuple[str, ...], target: str) -> tuple[Tensor, Tensor, Tensor]:
         """Slices (b, sources, h, w) in their modalities' slots (b, m, h, w); given (b, m) and target (b,), as networks take it."""

@@ -49,7 +49,7 @@ def main() -> None:
     starts = [(name, changes) for name, changes in TOKENIZERS.items()]
     starts.append(("KL-8, 16 channels, random start", {"vae.pca_start": False}))
     for name, changes in starts:
-        knobs = changes | {"data.size": options.size, "vae_fit.seconds": options.seconds, "seed": options.seed}
+        knobs = changes | {"data.size": options.size, "vae_fit.processor_seconds": options.seconds, "seed": options.seed}
         with tempfile.TemporaryDirectory() as folder:
             run = open_run(Path(folder) / "run")
             vae = train_vae(profile("laptop", **knobs), cases, run, lambda *progress: None)
