@@ -267,18 +267,17 @@ print(check_ssim(my_ssim))
 # %% [markdown]
 # ## 4 · Fine-tune the decoder
 #
-# The stage-1 decoder (the VAE's own, of lesson 01) has never seen a mapped latent. A copy of it now learns to draw the
-# target from mapped latents, with the **source slice** at hand for the detail that the latents lost. The encoder stays
-# as it is. A copy of the mapper goes on learning too, now from the image and not from the latents: stages 2 and 3
-# finish together, *end to end* (our choice; the paper fine-tunes the decoder alone). Again there is a linear path in closed form, here a *blend*: one small filter each for the source
-# slice and for the *linear decode* (what PCA alone draws from the latents), by least squares. From CBCT to CT it keeps
-# much of the source, from MR to CT hardly any. The decoder's copy goes on from stage 1; the new parts start silent:
-# features of the source added to it, and a *gain* map that scales the blend pixel by pixel and can turn the CBCT's air
-# noise off.
+# The stage-1 decoder (the VAE's own, of lesson 01) has never seen a mapped latent. A copy of it goes on learning, from
+# mapped latents. What it draws is a *draft*, without the detail that the latents lost; that detail is in the **source
+# slice**. So there is again a linear path in closed form, here a *blend*: one small filter each for source and draft, by
+# least squares. From CBCT to CT it keeps much of the source, from MR to CT hardly any. A U-Net looks at all three and
+# draws a *gain* map that scales the blend pixel by pixel (it can turn the noise of the CBCT's air off) and a *detail* to
+# add. It starts silent. The encoder stays as it is; a copy of the mapper goes on learning too, now from the image and not
+# from the latents: stages 2 and 3 finish together, *end to end* (our choice; the paper fine-tunes the decoder alone).
 #
-# In the code: `z` mapped latents (b, k, h, w); `draft` (b, 1, H, W) their linear decode and `x` (b, m, H, W) the source
-# slices, in [-1, 1], where air is -1; `given` and `target` the modalities read and wanted. The second result, how large
-# an error the network expects, is for section 10.
+# In the code: `z` mapped latents (b, k, h, w); `linear` (b, 1, H, W) their linear decode, what PCA alone draws; `x`
+# (b, m, H, W) the source slices, in [-1, 1], where air is -1; `given` and `target` the modalities read and wanted. The
+# second result, how large an error the network expects, is for section 10.
 
 # %%
 show_source(GuidedDecoder.forward)

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 TIERS = [
-    {"errors", "layers"},
+    {"errors", "layers", "unet"},
     {"scale"},
     {"intensity", "vae", "decoder", "mapper", "losses", "adversarial", "metrics", "gamma", "dose"}
     | {"figures", "dose_figures", "explore", "runs", "pages"},

@@ -28,7 +28,7 @@ from vaelite.train import FitConfig, draw_pairs, draw_tasks, fit, has_bf16, task
 from vaelite.translate import translate
 from vaelite.volumes import load_volume
 
-KNOBS = {"data.size": 32, "vae_fit.steps": 8, "mapper_fit.steps": 8, "decoder_fit.steps": 8, "mapper.depth": 1,
+KNOBS = {"data.size": 32, "vae_fit.steps": 8, "mapper_fit.steps": 8, "decoder_fit.steps": 8, "mapper.depth": 1, "decoder.features": (8, 8, 8, 8, 8, 8),
          "unet.features": (8, 8, 8, 8, 8, 8), "dose.bixel_mm": 15.0, "dose.grid_mm": 6.0, "dose.n_fields": 3}
 
 

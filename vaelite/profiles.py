@@ -9,12 +9,12 @@ import difflib
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
-from .baselines import ControlConfig, UNetConfig
 from .decoder import DecoderConfig
 from .dose import DoseConfig
 from .errors import VaeliteError
 from .mapper import MapperConfig
 from .train import FitConfig
+from .unet import UNetConfig
 from .vae import VAEConfig, stem_factor
 
 
@@ -58,7 +58,7 @@ class Config:
     decoder_fit: FitConfig = field(default_factory=lambda: FitConfig(steps=900, learning_rate=3e-3))
     unet: UNetConfig = field(default_factory=UNetConfig)
     unet_fit: FitConfig = field(default_factory=lambda: FitConfig(learning_rate=4e-3))    # trained for the method's seconds
-    control: ControlConfig = field(default_factory=ControlConfig)
+    control: UNetConfig = field(default_factory=UNetConfig)
     control_fit: FitConfig = field(default_factory=lambda: FitConfig(learning_rate=2e-3))    # for the method's seconds
     dose: DoseConfig = field(default_factory=DoseConfig)
     device: str = "auto"                                     # "auto": a CUDA GPU if there is one, else the CPU
@@ -72,8 +72,8 @@ PROFILES: dict[str, dict[str, Any]] = {
               "mapper.depth": 2, "dose.cases": 1, "dose.n_fields": 5, "dose.bixel_mm": 12.0, "dose.grid_mm": 6.0},
     "paper": {"data.size": 256, "data.cases": 87, "data.slice_step": 1, "vae.factor": 16, "vae.encoder_widths": (128, 256, 512),
               "vae.decoder_widths": (64, 128, 256, 512), "vae.blocks": 2, "mapper.width": 768, "mapper.depth": 12,
-              "mapper.heads": 12, "decoder.condition_width": 512, "decoder.blocks": 2,
-              "unet.features": (64, 64, 128, 256, 512, 64),
+              "mapper.heads": 12, "decoder.features": (64, 64, 128, 256, 512, 64),
+              "unet.features": (64, 64, 128, 256, 512, 64), "control.features": (64, 64, 128, 256, 512, 64),
               "vae_fit.steps": 50_000, "mapper_fit.steps": 30_000, "decoder_fit.steps": 50_000,
               "vae_fit.batch": 32, "mapper_fit.batch": 64, "decoder_fit.batch": 32, "unet_fit.batch": 32,
               "vae_fit.learning_rate": 4e-4, "mapper_fit.learning_rate": 2e-4, "decoder_fit.learning_rate": 4e-4,

@@ -29,6 +29,7 @@ from .scale import processes, share
 from .slices import SliceSet, every_nth, load_slices, thinned
 from .train import FitResult, PrintProgress, clocks, directions, draw_slices, draw_tasks, fit, has_bf16, tasks
 from .translate import COVERAGE, DECODERS, Translator, task_name
+from .unet import UNetConfig
 from .vae import VAE, VAEConfig
 
 # The error's scale learns beside the image. So small a weight keeps it out of the gradient's norm, which is clipped; AdamW
@@ -122,7 +123,7 @@ def finetune_decoder(cfg: Config, cases: list[Case], run: Run, on_step: OnStep |
         raise VaeliteError(f"No validation patient can judge {', '.join(unjudged)}, so no decoder could be chosen. Put a "
                            f"patient who has both modalities into the validation split of dataset.json.")
     latents = encode_slices(vae, slices)
-    decoder = GuidedDecoder(vae.decoder, vae.config.decoder_widths, cfg.decoder, mapper).to(device).requires_grad_(True)
+    decoder = GuidedDecoder(vae.decoder, cfg.decoder, mapper).to(device).requires_grad_(True)
     mapper = decoder.mapper or mapper                        # end to end: the copy that goes on learning
     adversary = adversary_of(cfg, device)
 
@@ -134,14 +135,13 @@ def finetune_decoder(cfg: Config, cases: list[Case], run: Run, on_step: OnStep |
 
     with torch.no_grad():                                    # closed form, before any step
         for rows, given, target in sample_tasks(slices, generator):
-            mapped, draft, x, wanted = mapped_task(rows, given, target, torch.zeros_like(rows))
-            rest = wanted - vae.decoder(mapped)              # what the stage-1 decoder's detail leaves to the blend
-            decoder.fit_blend(draft, x, rest, slices.mask[rows].to(device), given[0].to(device), int(target[0]))
+            mapped, linear, x, wanted = mapped_task(rows, given, target, torch.zeros_like(rows))
+            decoder.fit_blend(linear + vae.decoder(mapped), x, wanted, slices.mask[rows].to(device), given[0].to(device), int(target[0]))
 
     def batch_loss() -> dict[str, Tensor]:
         rows, given, target, mirror = draw_share(slices, cfg.decoder_fit.batch, generator, cfg.data.fused)
-        mapped, draft, x, wanted = mapped_task(rows, given, target, mirror)
-        drawn, log_scale = decoder(mapped, draft, x, given.to(device), target.to(device))
+        mapped, linear, x, wanted = mapped_task(rows, given, target, mirror)
+        drawn, log_scale = decoder(mapped, linear, x, given.to(device), target.to(device))
         image, nll = image_loss(drawn, wanted, cfg.loss.ssim), laplace_nll((drawn - wanted).detach(), log_scale)
         judged = adversary.loss(drawn, wanted) if adversary else {}
         return {"loss": image + SCALE_WEIGHT * nll + sum(judged.values()), "image": image, "laplace_nll": nll} | judged
@@ -171,7 +171,7 @@ def train_baseline(name: str, cfg: Config, cases: list[Case], run: Run, on_step:
     device, generator = seeded(cfg, name)
     slices = stage_slices(cfg, cases, "train")
     shape, recipe = getattr(cfg, name), getattr(cfg, f"{name}_fit")
-    network = BASELINES[name][0](shape).to(device)
+    network = BASELINES[name](shape).to(device)
     budget = sum(run.stages[stage]["processor_seconds"] for stage in ("vae", "mapper", "decoder"))
     if name == "control":
         fit_control(network, slices, generator, device)
@@ -229,13 +229,13 @@ def load_translator(run: Run, cfg: Config | None = None) -> Translator:
     """All stages of a run, with the baselines that were trained."""
     stage = run.load_stage("decoder")
     vae, mapper = load_vae(run, cfg), load_mapper(run, cfg)
-    guided = GuidedDecoder(vae.decoder, vae.config.decoder_widths, rebuild(DecoderConfig, stage.record["model"]), mapper)
+    guided = GuidedDecoder(vae.decoder, rebuild(DecoderConfig, stage.record["model"]), mapper)
     guided = restore(guided, stage.weights, run, "decoder", cfg)
     baselines = {}
-    for name, (kind, shape) in BASELINES.items():
+    for name, kind in BASELINES.items():
         if run.is_current(name):                             # a baseline of other stages had another budget
             saved = run.load_stage(name)
-            baselines[name] = restore(kind(rebuild(shape, saved.record["model"])), saved.weights, run, name, cfg)
+            baselines[name] = restore(kind(rebuild(UNetConfig, saved.record["model"])), saved.weights, run, name, cfg)
     size, modalities = stage.record["config"]["data.size"], tuple(stage.record["modalities"])
     return Translator(vae, mapper, guided, size, modalities, tuple(stage.record["tasks"]), stage.record["choice"], baselines,
                       stage.record["widths"])

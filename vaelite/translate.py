@@ -47,7 +47,7 @@ class Translator:
 
         x: (n, sources, h, w), in the order of `source`.
         method: "vaelite" (the one of DECODERS that validation chose), "mapped" (stage-1 decoder), "blended" (the same
-        with its linear part mixed with the sources in closed form), "finetuned" (stage 3), "ridge" (the mapper's linear
+        mixed with the sources in closed form), "finetuned" (stage 3), "ridge" (the mapper's linear
         start, stage-1 decoder), "unet", "control" (the image-space baselines), "copy".
         """
         sources = as_tuple(source)
@@ -93,7 +93,7 @@ class Translator:
         mapped = self.mapper(self.encode(stack, given), given, to)
         if method == "mapped":
             return self.vae.decode(mapped)
-        return self.decoder.blend(self.vae.linear_decode(mapped), stack, given, to) + self.vae.decoder(mapped)    # "blended"
+        return self.decoder.blend(self.vae.linear_decode(mapped) + self.vae.decoder(mapped), stack, given, to)    # "blended"
 
     def finetuned(self, stack: Tensor, given: Tensor, to: Tensor) -> tuple[Tensor, Tensor]:
         """The three stages in a row: encode, map, decode. Slice and ln of the scale of its error."""

@@ -142,11 +142,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latent (b, k, h, w) -> residual image (b, 1, h*f, w*f); zero at the start.
-
-    `skips`: one feature map a level, finest first, added before that level's blocks. Stage 3 uses them to guide the
-    decoder by the source image; stage 1 has none.
-    """
+    """Latent (b, k, h, w) -> residual image (b, 1, h*f, w*f); zero at the start."""
 
     def __init__(self, config: VAEConfig):
         super().__init__()
@@ -159,22 +155,13 @@ class Decoder(nn.Module):
         if config.pca_start:
             zero(self.head)
 
-    def forward(self, z: Tensor, skips: list[Tensor] | None = None) -> Tensor:
-        return self.draw(self.features(z, skips))
-
-    def features(self, z: Tensor, skips: list[Tensor] | None = None) -> Tensor:
-        """The finest feature map, (b, widths[0], h f / stem, w f / stem)."""
+    def forward(self, z: Tensor) -> Tensor:
         h = self.stem(z)
         for i in reversed(range(len(self.levels))):          # coarse to fine
-            if skips is not None:
-                h = h + skips[i]
             h = self.levels[i](h)
             if i > 0:
                 h = F.pixel_shuffle(self.up[i - 1](h), 2)
-        return F.silu(h)
-
-    def draw(self, features: Tensor) -> Tensor:
-        return F.pixel_shuffle(self.head(features), self.stem_factor).float()
+        return F.pixel_shuffle(self.head(F.silu(h)), self.stem_factor).float()
 
 
 class VAE(nn.Module):

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from vaelite.baselines import BASELINES, ConditionedUNet
+from vaelite.baselines import BASELINES, UNet
 from vaelite.cases import Case, load_cases
 from vaelite.errors import VaeliteError
 from vaelite.intensity import MODALITIES
@@ -44,7 +44,7 @@ class PairUNets(nn.Module):
 
     def __init__(self, config, pairs: list[tuple[int, int]]):
         super().__init__()
-        self.networks = nn.ModuleDict({f"{s}>{t}": ConditionedUNet(config) for s, t in pairs})
+        self.networks = nn.ModuleDict({f"{s}>{t}": UNet(config) for s, t in pairs})
 
     def forward(self, x: Tensor, given: Tensor, target: Tensor) -> Tensor:
         (s,), (t,) = given.any(0).nonzero()[:, 0].tolist(), target.unique().tolist()       # one direction a call
