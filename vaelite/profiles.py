@@ -59,7 +59,7 @@ class Config:
     unet: UNetConfig = field(default_factory=UNetConfig)
     unet_fit: FitConfig = field(default_factory=lambda: FitConfig(learning_rate=4e-3))    # trained for the method's seconds
     control: UNetConfig = field(default_factory=UNetConfig)
-    control_fit: FitConfig = field(default_factory=lambda: FitConfig(learning_rate=2e-3))    # for the method's seconds
+    control_fit: FitConfig = field(default_factory=lambda: FitConfig(learning_rate=3e-3))    # for the method's seconds
     dose: DoseConfig = field(default_factory=DoseConfig)
     device: str = "auto"                                     # "auto": a CUDA GPU if there is one, else the CPU
     seed: int = 0

@@ -32,9 +32,8 @@ from .translate import COVERAGE, DECODERS, Translator, task_name
 from .unet import UNetConfig
 from .vae import VAE, VAEConfig
 
-# The error's scale learns beside the image. So small a weight keeps it out of the gradient's norm, which is clipped; AdamW
-# makes its steps as long as all others.
-SCALE_WEIGHT = 1e-3
+# The error's scale learns beside the image; so small a weight does not change what is drawn (validation). Our choice.
+SCALE_WEIGHT = 2e-2
 OnStep = Callable[[str, int, float, dict[str, float]], None]
 
 
@@ -85,7 +84,7 @@ def train_mapper(cfg: Config, cases: list[Case], run: Run, on_step: OnStep | Non
     require_same_data(run, cases, cfg)
     device, generator = seeded(cfg, "mapper")
     slices = stage_slices(cfg, cases, "train")
-    latents = encode_slices(vae, slices)                     # encoded once, plain and mirrored
+    latents = encode_slices(vae, slices, cfg.vae_fit.bf16)   # encoded once, plain and mirrored
     config = MapperConfig(**asdict(cfg.mapper) | {"latent_channels": vae.config.latent_channels})
     mapper = build_mapper(config).to(device)
     sample = torch.randperm(len(slices), generator=generator)[:800]
@@ -122,7 +121,7 @@ def finetune_decoder(cfg: Config, cases: list[Case], run: Run, on_step: OnStep |
     if unjudged := [name for name in names if "+" not in name and name not in judged]:
         raise VaeliteError(f"No validation patient can judge {', '.join(unjudged)}, so no decoder could be chosen. Put a "
                            f"patient who has both modalities into the validation split of dataset.json.")
-    latents = encode_slices(vae, slices)
+    latents = encode_slices(vae, slices, cfg.vae_fit.bf16)
     decoder = GuidedDecoder(vae.decoder, cfg.decoder, mapper).to(device).requires_grad_(True)
     mapper = decoder.mapper or mapper                        # end to end: the copy that goes on learning
     adversary = adversary_of(cfg, device)
@@ -266,7 +265,7 @@ def rebuild(kind: type, values: dict[str, Any]) -> Any:
 
 # ---------------------------------------------------------------------------------------------------------- small pieces
 @torch.no_grad()
-def encode_slices(vae: VAE, slices: SliceSet, batch: int = 32) -> Tensor:
+def encode_slices(vae: VAE, slices: SliceSet, bf16: bool = False, batch: int = 32) -> Tensor:
     """Posterior means of all slices, plain and mirrored: (2, n, m, k, h, w) float16 on the CPU; absent modalities 0."""
     device = vae.patch_mean.device
     f, k, size = vae.config.factor, vae.config.latent_channels, slices.x.shape[-1]
@@ -276,7 +275,7 @@ def encode_slices(vae: VAE, slices: SliceSet, batch: int = 32) -> Tensor:
         x = slices.x[rows][have][:, None].float().to(device)
         for mirror, image in enumerate((x, x.flip(-1))):
             part = torch.zeros(*have.shape, *latents.shape[3:], dtype=torch.float16)
-            with torch.autocast(device.type, torch.bfloat16, enabled=has_bf16(device.type)):      # as it was trained
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16 and has_bf16(device.type)):
                 part[have] = vae.encode(image).mean.half().cpu()
             latents[mirror, rows] = part
     return latents

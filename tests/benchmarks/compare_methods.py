@@ -34,7 +34,7 @@ from vaelite.stages import (finetune_decoder, load_translator, mirrored, split, 
 from vaelite.train import directions, fit
 from vaelite.translate import Translator, task_name
 
-SHARES = {"vae_fit": 0.05, "mapper_fit": 0.05}               # of the chain's seconds, chosen on validation; our choice
+SHARES = {"vae_fit": 0.05, "mapper_fit": 0.1}                # of the chain's seconds, chosen on validation; our choice
 METHODS = ("vaelite", "control", "unet", "pairs", "ridge", "copy")
 COLOURS = {"vaelite": "#D55E00", "control": "#661100", "unet": "#000000", "pairs": "#332288", "ridge": "#56B4E9", "copy": "#999999"}
 
