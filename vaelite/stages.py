@@ -44,10 +44,10 @@ def train_vae(cfg: Config, cases: list[Case], run: Run, on_step: OnStep | None =
     """
     if is_finished("vae", cfg, cases, run):
         return load_vae(run, cfg)
-    start = clocks(resolve_device(cfg.device))
     device, generator = seeded(cfg, "vae")
     slices = stage_slices(cfg, cases, "train")
     held_out = stage_slices(cfg, cases, "validation")        # before training: a missing split costs nothing
+    start = clocks(resolve_device(cfg.device))
     vae = VAE(cfg.vae).to(device)
     some = draw_slices(slices, min(600, 4 * len(slices)), generator, device)
     vae.fit_pca(some)
@@ -79,11 +79,11 @@ def train_mapper(cfg: Config, cases: list[Case], run: Run, on_step: OnStep | Non
     """Stage 2: ridge regression in closed form for each task, then the transformer on what it leaves over."""
     if is_finished("mapper", cfg, cases, run):
         return load_mapper(run, cfg)
-    start = clocks(resolve_device(cfg.device))
     vae = load_vae(run, cfg)
     require_same_data(run, cases, cfg)
     device, generator = seeded(cfg, "mapper")
     slices = stage_slices(cfg, cases, "train")
+    start = clocks(resolve_device(cfg.device))
     latents = encode_slices(vae, slices, cfg.vae_fit.bf16)   # encoded once, plain and mirrored
     config = MapperConfig(**asdict(cfg.mapper) | {"latent_channels": vae.config.latent_channels})
     mapper = build_mapper(config).to(device)
@@ -111,13 +111,13 @@ def finetune_decoder(cfg: Config, cases: list[Case], run: Run, on_step: OnStep |
     """
     if is_finished("decoder", cfg, cases, run):
         return load_translator(run, cfg)
-    start = clocks(resolve_device(cfg.device))
     vae, mapper = load_vae(run, cfg), load_mapper(run, cfg)
     require_same_data(run, cases, cfg)
     device, generator = seeded(cfg, "decoder")
     slices = stage_slices(cfg, cases, "train")
     held_out = thinned(stage_slices(cfg, cases, "validation"), 60)
     names, judged = named(tasks(slices.have)), named(tasks(held_out.have))
+    start = clocks(resolve_device(cfg.device))
     if unjudged := [name for name in names if "+" not in name and name not in judged]:
         raise VaeliteError(f"No validation patient can judge {', '.join(unjudged)}, so no decoder could be chosen. Put a "
                            f"patient who has both modalities into the validation split of dataset.json.")
@@ -166,9 +166,9 @@ def train_baseline(name: str, cfg: Config, cases: list[Case], run: Run, on_step:
     if is_finished(name, cfg, cases, run):
         return load_translator(run, cfg).baselines[name]
     require_same_data(run, cases, cfg)
-    start = clocks(resolve_device(cfg.device))
     device, generator = seeded(cfg, name)
     slices = stage_slices(cfg, cases, "train")
+    start = clocks(resolve_device(cfg.device))
     shape, recipe = getattr(cfg, name), getattr(cfg, f"{name}_fit")
     network = BASELINES[name](shape).to(device)
     budget = sum(run.stages[stage]["processor_seconds"] for stage in ("vae", "mapper", "decoder"))
@@ -431,7 +431,7 @@ def resolve_device(name: str) -> str:
 
 def record(cfg: Config, cases: list[Case], model: torch.nn.Module, model_config: dict[str, Any], result: FitResult,
            start: tuple[float, float], metrics: dict[str, Any] | None = None) -> dict[str, Any]:
-    """What the manifest keeps of a finished stage. start: the clocks when it began."""
+    """What the manifest keeps of a finished stage. start: the clocks when its slices were loaded."""
     device = resolve_device(cfg.device)
     seconds, used = (before + now - begun for before, now, begun in zip(result.before, clocks(device), start))
     every = max(1, len(result.history) // 200)               # 200 points draw the same curve as 50,000

@@ -4,7 +4,7 @@
     python tests/benchmarks/compare_methods.py draw FIGURE.png RESULT.json ...
 
 Seconds are processor seconds (of all threads; on a GPU seconds). Stages 1 and 2 get SHARES of them, stage 3 the rest; every
-network in image space gets as many as the three then took together (loading, closed forms and validation counted). Same
+network in image space gets as many as the three then took together (closed forms, encoding and validation counted). Same
 training slices, tasks, loss, mirroring and running mean for all. `--paired N`: only the first N training patients have pairs; the others train stage 1 alone. Registration residuals
 and other phantoms: another DATA. Judged on the test patients, chosen on nothing: the recipe is that of the profile.
 """
@@ -103,8 +103,8 @@ def compare(data: Path, run: Run, size: int, seconds: float, seed: int, paired: 
     train_vae(cfg, cases, run)
     train_mapper(cfg, few, run)
     used = {name: run.stages[name]["processor_seconds"] for name in ("vae", "mapper")}
-    loading = used["mapper"] - run.stages["mapper"]["history"][-1]["processor_seconds"]    # stage 3 loads and encodes the same
-    rest = seconds - sum(used.values()) - loading
+    again = used["mapper"] - run.stages["mapper"]["history"][-1]["processor_seconds"]    # stage 3 encodes the same
+    rest = seconds - sum(used.values()) - again
     if rest < 0.3 * seconds:
         raise VaeliteError(f"{seconds:g} s are too few for so many slices: loading and closed forms take most of them.")
     cfg = override(cfg, {"decoder_fit.processor_seconds": rest})
