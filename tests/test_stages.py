@@ -290,7 +290,7 @@ def test_intervals_hold_what_they_promise_where_they_were_calibrated(finished):
     assert float(inside.float().mean()) == pytest.approx(0.8, abs=0.005)
     assert torch.equal(drawn, translator.slices(held_out.x[:, :1], "CBCT", "CT"))
     rows = rows_of(run.report(), table="uncertainty")
-    assert {r["metric"] for r in rows} == {"coverage", "spearman"} and len(rows) == 12 * 2
+    assert {r["metric"] for r in rows} == {"coverage", "spearman"} and len(rows) == 12 * 3
 
 
 def test_translate_writes_the_interval_beside_the_result(finished, tmp_path):
