@@ -167,8 +167,9 @@ def test_a_finished_stage_is_kept_and_another_configuration_trains_again(finishe
 def test_choice_is_the_better_decoder_on_validation(finished):
     cases, run = finished
     held_out = load_slices([case for case in cases if case.split == "validation"], 32)
-    choice, errors = choose_decoders(load_translator(run), held_out)
-    assert choice == run.stages["decoder"]["choice"] and len(choice) == 12 + 4    # four with all sources at once
+    choice, errors, widths = choose_decoders(load_translator(run), held_out)
+    assert (choice, widths) == (run.stages["decoder"]["choice"], run.stages["decoder"]["widths"])
+    assert len(choice) == 12 + 4                             # four with all sources at once
     assert all(errors[d][method] == min(errors[d].values()) for d, method in choice.items())
 
 

@@ -21,14 +21,13 @@ from .layers import subset
 from .losses import image_loss, kl_divergence, laplace_nll
 from .mapper import LatentMapper, MapperConfig
 from .masked import MaskedMapper
-from .probes import direction_errors
 from .profiles import Config, from_knobs, knobs, like
 from .resume import Resume
 from .runs import Run
 from .scale import processes, share
 from .slices import SliceSet, every_nth, load_slices, thinned
 from .train import FitResult, PrintProgress, clocks, directions, draw_slices, draw_tasks, fit, has_bf16, tasks
-from .translate import COVERAGE, DECODERS, Translator, task_name
+from .translate import COVERAGE, Translator, task_name
 from .unet import UNetConfig
 from .vae import VAE, VAEConfig
 
@@ -134,8 +133,8 @@ def finetune_decoder(cfg: Config, cases: list[Case], run: Run, on_step: OnStep |
 
     with torch.no_grad():                                    # closed form, before any step
         for rows, given, target in sample_tasks(slices, generator):
-            mapped, linear, x, wanted = mapped_task(rows, given, target, torch.zeros_like(rows))
-            decoder.fit_blend(linear + vae.decoder(mapped), x, wanted, slices.mask[rows].to(device), given[0].to(device), int(target[0]))
+            mapped, _, x, wanted = mapped_task(rows, given, target, torch.zeros_like(rows))
+            decoder.fit_blend(vae.decode(mapped), x, wanted, slices.mask[rows].to(device), given[0].to(device), int(target[0]))
 
     def batch_loss() -> dict[str, Tensor]:
         rows, given, target, mirror = draw_share(slices, cfg.decoder_fit.batch, generator, cfg.data.fused)
@@ -148,8 +147,7 @@ def finetune_decoder(cfg: Config, cases: list[Case], run: Run, on_step: OnStep |
     resume = resumable("decoder", cfg, cases, run, generator)
     result = fit(decoder, batch_loss, cfg.decoder_fit, on_step or PrintProgress(), "decoder", resume, adversary)
     translator = Translator(vae, load_mapper(run, cfg), decoder, cfg.data.size, present(slices), names)
-    choice, errors = choose_decoders(translator, held_out)
-    widths = calibrate(replace(translator, choice=choice), held_out)
+    choice, errors, widths = choose_decoders(translator, held_out)
     run.save_stage("decoder", decoder.state_dict(), record(
         cfg, cases, decoder, asdict(cfg.decoder), result, start, {"validation_mae_unit": errors})
         | {"choice": choice, "tasks": names, "widths": widths}, needs=("vae", "mapper"))
@@ -328,27 +326,23 @@ def kl_per_channel(vae: VAE, slices: SliceSet, at_most: int = 60) -> list[float]
     return (kl_divergence(mean, logvar) / mean[0].numel()).tolist()
 
 
-def choose_decoders(translator: Translator, slices: SliceSet) -> tuple[dict[str, str], dict[str, dict[str, float]]]:
-    """Per direction, and for all sources together, the decoder with the lowest mean absolute error inside the body on these
-    (validation) slices."""
-    errors = direction_errors(translator, slices, DECODERS, fusions=True)
-    return {direction: min(of_method, key=of_method.get) for direction, of_method in errors.items()}, errors
-
-
-def calibrate(translator: Translator, slices: SliceSet) -> dict[str, float]:
-    """Per task how many predicted scales wide an interval must be to hold COVERAGE of the body's pixels, on these slices.
-
-    Were the error exactly Laplace with the predicted scale, it would be ln 5 = 1.61 for 80 %.
-    """
-    found = {}
+def choose_decoders(translator: Translator, slices: SliceSet,
+                    ) -> tuple[dict[str, str], dict[str, dict[str, float]], dict[str, float]]:
+    """On these (validation) slices, for each direction and for all sources together: the decoder with the lowest mean absolute
+    error inside the body; the errors of all; and how many predicted scales wide an interval must be to hold COVERAGE of the
+    body's pixels (were the error exactly Laplace with the predicted scale: ln 5 = 1.61 for 80 %)."""
+    choice, errors, widths = {}, {}, {}
     for sources, target in [*(((s,), t) for s, t in translator.directions()), *translator.fusions()]:
         s, t = [MODALITIES.index(source) for source in sources], MODALITIES.index(target)
         rows = slices.have[:, [*s, t]].all(1)
         if rows.any():
-            drawn, scale = translator.slices_with_scale(slices.x[rows][:, s], sources, target)
-            ratio = ((drawn[:, 0] - slices.x[rows, t].float()).abs() / scale[:, 0])[slices.mask[rows]]
-            found[task_name(sources, target)] = float(np.quantile(ratio.numpy(), COVERAGE))
-    return found
+            drawn, scale = translator.drawings(slices.x[rows][:, s], sources, target)
+            wanted, mask, name = slices.x[rows, t].float(), slices.mask[rows], task_name(sources, target)
+            error = {method: (image[:, 0] - wanted).abs()[mask] for method, image in drawn.items()}
+            errors[name] = {method: float(values.mean()) for method, values in error.items()}
+            choice[name] = min(errors[name], key=errors[name].get)
+            widths[name] = float(np.quantile((error[choice[name]] / scale[:, 0][mask]).numpy(), COVERAGE))
+    return choice, errors, widths
 
 
 def stage_slices(cfg: Config, cases: list[Case], name: str) -> SliceSet:

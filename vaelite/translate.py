@@ -59,15 +59,23 @@ class Translator:
         return torch.cat(parts).clamp(-1, 1)
 
     @torch.no_grad()
-    def slices_with_scale(self, x: Tensor, source: Sources, target: str) -> tuple[Tensor, Tensor]:
-        """As `slices` by the method "vaelite", and the scale that stage 3 expects of its error: (n, 1, h, w) each."""
+    def drawings(self, x: Tensor, source: Sources, target: str, methods: Sequence[str] = DECODERS) -> tuple[dict[str, Tensor], Tensor]:
+        """As `slices` by several of DECODERS at once, x encoded once, and the scale that stage 3 expects of its error.
+
+        -> {method: (n, 1, h, w)}, (n, 1, h, w)
+        """
         sources, device = as_tuple(source), self.vae.patch_mean.device
         self.check(sources, target)
-        parts = [self.finetuned(*self.read(part.to(device).float(), sources, target)) for part in x.split(BATCH)]
-        drawn, log_scale = (torch.cat(pieces).cpu() for pieces in zip(*parts))
-        if self.choice.get(task_name(sources, target), "finetuned") != "finetuned":
-            drawn = self.slices(x, sources, target)
-        return drawn.clamp(-1, 1), log_scale.exp()
+        drawn, scales = {method: [] for method in methods}, []
+        for part in x.split(BATCH):
+            stack, given, to = self.read(part.to(device).float(), sources, target)
+            z = self.encode(stack, given)
+            finetuned, log_scale = self.finetuned(z, stack, given, to)
+            scales.append(log_scale.exp().cpu())
+            for method in methods:
+                image = finetuned if method == "finetuned" else self.untrained(z, stack, given, to, method)
+                drawn[method].append(image.clamp(-1, 1).cpu())
+        return {method: torch.cat(parts) for method, parts in drawn.items()}, torch.cat(scales)
 
     def interval(self, x: Tensor, source: Sources, target: str) -> tuple[Tensor, Tensor]:
         """As `slices`, and half the width of an interval that held COVERAGE of the validation patients' body.
@@ -77,28 +85,30 @@ class Translator:
         name = task_name(source, target)
         if name not in self.widths:
             raise VaeliteError(f"{name}: no interval, since it was not calibrated on validation patients.")
-        drawn, scale = self.slices_with_scale(x, source, target)
-        return drawn, self.widths[name] * scale
+        method = self.choice.get(name, "finetuned")
+        drawn, scale = self.drawings(x, source, target, (method,))
+        return drawn[method], self.widths[name] * scale
 
     def one_batch(self, x: Tensor, sources: tuple[str, ...], target: str, method: str) -> Tensor:
         if method == "copy":
             return x
-        stack, given, to = read = self.read(x, sources, target)
+        stack, given, to = self.read(x, sources, target)
         if method in self.baselines:
             return self.baselines[method](stack, given, to)
+        z = self.encode(stack, given)
         if method == "ridge":
-            return self.vae.decode(self.mapper.ridge_latents(self.encode(stack, given), given, to))
-        if method == "finetuned":
-            return self.finetuned(*read)[0]
-        mapped = self.mapper(self.encode(stack, given), given, to)
-        if method == "mapped":
-            return self.vae.decode(mapped)
-        return self.decoder.blend(self.vae.linear_decode(mapped) + self.vae.decoder(mapped), stack, given, to)    # "blended"
+            return self.vae.decode(self.mapper.ridge_latents(z, given, to))
+        return self.finetuned(z, stack, given, to)[0] if method == "finetuned" else self.untrained(z, stack, given, to, method)
 
-    def finetuned(self, stack: Tensor, given: Tensor, to: Tensor) -> tuple[Tensor, Tensor]:
-        """The three stages in a row: encode, map, decode. Slice and ln of the scale of its error."""
+    def untrained(self, z: Tensor, stack: Tensor, given: Tensor, to: Tensor, method: str) -> Tensor:
+        """Stages 1 and 2 alone ("mapped"), or mixed with the sources in closed form ("blended")."""
+        draft = self.vae.decode(self.mapper(z, given, to))
+        return draft if method == "mapped" else self.decoder.blend(draft, stack, given, to)
+
+    def finetuned(self, z: Tensor, stack: Tensor, given: Tensor, to: Tensor) -> tuple[Tensor, Tensor]:
+        """Stage 3: slice and ln of the scale of its error."""
         mapper = self.decoder.mapper or self.mapper          # end to end, the mapper was finished with the decoder
-        mapped = mapper(self.encode(stack, given), given, to)
+        mapped = mapper(z, given, to)
         return self.decoder(mapped, self.vae.linear_decode(mapped), stack, given, to)
 
     def read(self, x: Tensor, sources: tuple[str, ...], target: str) -> tuple[Tensor, Tensor, Tensor]:
