@@ -48,7 +48,7 @@ def steps(cfg: Config, size: int) -> dict[str, Step]:
         "vae": (vae, lambda: image_loss(vae(x)[0], x)),
         "mapper": (mapper, lambda: mapper(z, given, target).abs().mean()),
         "decoder, end to end": (decoder, finetune)}
-    for name, (kind, _) in BASELINES.items():
+    for name, kind in BASELINES.items():
         network = kind(getattr(cfg, name))
         networks[name] = network, lambda network=network: image_loss(network(stack, given, target), x)
     found = {name: train_step(network, loss) for name, (network, loss) in networks.items()}
