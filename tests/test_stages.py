@@ -339,7 +339,8 @@ def test_an_interval_is_judged_by_ranks_only_where_there_are_patches_to_rank():
     small, whole = np.zeros((2, 2, 32, 32), dtype=bool)
     small[:, 10:15, 10:15], whole[:] = True, True
     ranks = ("spearman", "1", "8 x 8 pixels"), ("spearman", "1", "8 x 8 pixels in the body")
-    for mask, width, expected in ((whole, 2 * error, [1, 1]), (small, 2 * error, [1, None]), (whole, 0 * error + 2, [None, None])):
+    cases = (whole, 2 * error, [1, 1]), (small, 2 * error, [1, None]), (whole, 0 * error + 2, [None, None])
+    for mask, width, expected in cases:
         found = judge_interval(error, 0 * error, width, mask)
         assert [found[key] for key in ranks] == [None if rank is None else pytest.approx(rank) for rank in expected]
         assert found["coverage", "%", "body mask"] == 100
