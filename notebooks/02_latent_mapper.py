@@ -422,15 +422,16 @@ if len(x_of) < 3:
 # ## 9 · Two sources know more than one
 #
 # In the clinic some images of a patient exist and some do not. The same mapper takes whatever is there: every modality has
-# its slot in `z`, `given` says which slots to read. A quarter of its training pairs got further sources at random.
+# its slot in `z`, `given` says which slots to read. In a quarter of its training pairs each further modality joined with
+# probability 1/2.
 #
 # **Predict.** Which pair of modalities is worth joining for CT, and does joining ever hurt?
 
 # %%
 fused = direction_errors(translator, judged, ("ridge", "mapped"), fusions=True)
-for name, error in ((name, error) for name, error in fused.items() if "+" in name):
+for name in (name for name in fused if "+" in name):
     to = name.split(">")[1]
-    for method, all_sources in error.items():
+    for method, all_sources in fused[name].items():
         alone = {d: e[method] for d, e in fused.items() if d.endswith(f">{to}") and "+" not in d}
         best = min(alone, key=alone.get)
         print(f"{to:>5}, {method:>6}: all sources leave {100 * all_sources / alone[best]:4.0f} % of the error of the best single "

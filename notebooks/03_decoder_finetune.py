@@ -299,9 +299,9 @@ draw_translations(source, x_source[row], target, x_target[row], {"mapped": mappe
 # %% [markdown]
 # ## 5 · When it hurts: choose on validation
 #
-# Below, the error on the validation patients, also with all sources at once (+), with the old decoder (mapped), with the old decoder on the blend (blended:
-# no training at all) and with the new one (fine-tuned), from the run's manifest. `finetune_decoder` has kept all three
-# and chosen the best one for each direction. In code the last is `"finetuned"`.
+# Below, the error on the validation patients, also with all sources at once (+), from the run's manifest: with the old
+# decoder (mapped), with the old decoder on the blend (blended: no further training) and with the new one (fine-tuned).
+# `finetune_decoder` has kept all three and chosen the best one for each direction. In code the last is `"finetuned"`.
 
 # %%
 error_table(record["metrics"]["validation_mae_unit"])
@@ -452,7 +452,8 @@ explore(draw, "Which amount makes the mapped slice look as sharp as the real one
 
 # %%
 budget = {name: run.stages[name]["processor_seconds"] for name in ("vae", "mapper", "decoder")}
-print(" + ".join(f"{name} {s:.0f} s" for name, s in budget.items()), f"= {sum(budget.values()):.0f} processor seconds for the U-Net")
+print(" + ".join(f"{name} {s:.0f} s" for name, s in budget.items()),
+      f"= {sum(budget.values()):.0f} processor seconds for the U-Net")
 train_baseline("unet", cfg, cases, run)
 translator = load_translator(run, cfg)
 cost = [[METHOD_NAMES.get(name, name), f"{s['parameters']:,}", f"{s['steps']:,}", f"{s['processor_seconds']:.0f}"]

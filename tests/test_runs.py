@@ -100,7 +100,8 @@ def test_profiles_differ_only_in_numbers():
 
 
 @pytest.mark.parametrize(("knob", "value", "message"), [
-    ("vae.factor", 2, "decoder_widths"), ("data.size", 100, "multiple of 16"), ("vae_fit.steps", 0, "at least 1"),
+    ("vae.factor", 2, "decoder_widths"), ("data.size", 100, "multiple of 16"), ("data.size", 16, "at least 32"),
+    ("vae_fit.steps", 0, "at least 1"),
     ("vae.factr", 8, "vae.factor"), ("vae.factor", "8", "int"), ("vae_fit.steps", 1.5, "int"), ("nothing", 1, "no knob")])
 def test_a_wrong_knob_is_refused_with_its_neighbour(knob, value, message):
     with pytest.raises(VaeliteError, match=message):

@@ -4,7 +4,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import nibabel as nib
 import numpy as np
@@ -15,9 +15,9 @@ from conftest import write_nifti
 from vaelite.__main__ import main
 from vaelite.cases import load_cases
 from vaelite.errors import VaeliteError
-from vaelite.evaluation import load_doses
+from vaelite.evaluation import judge_interval, load_doses
 from vaelite.losses import laplace_nll
-from vaelite.profiles import profile
+from vaelite.profiles import PROFILES, profile
 from vaelite.report import report_tables, rows_of
 from vaelite.resume import Resume
 from vaelite.runs import open_run
@@ -25,11 +25,12 @@ from vaelite.slices import load_slices
 from vaelite.stages import (choose_decoders, evaluate, finetune_decoder, load_mapper, load_translator, named, train_baseline,
                             train_mapper, train_vae)
 from vaelite.train import FitConfig, draw_pairs, draw_tasks, fit, has_bf16, tasks
-from vaelite.translate import translate
+from vaelite.translate import translate, translate_interval
 from vaelite.volumes import load_volume
 
-KNOBS = {"data.size": 32, "vae_fit.steps": 8, "mapper_fit.steps": 8, "decoder_fit.steps": 8, "mapper.depth": 1, "decoder.features": (8, 8, 8, 8, 8, 8),
-         "unet.features": (8, 8, 8, 8, 8, 8), "dose.bixel_mm": 15.0, "dose.grid_mm": 6.0, "dose.n_fields": 3}
+KNOBS = {"data.size": 32, "vae_fit.steps": 8, "mapper_fit.steps": 8, "decoder_fit.steps": 8, "mapper.depth": 1,
+         "decoder.features": (8, 8, 8, 8, 8, 8), "unet.features": (8, 8, 8, 8, 8, 8), "control.features": (8, 8, 8, 8, 8, 8),
+         "dose.bixel_mm": 15.0, "dose.grid_mm": 6.0, "dose.n_fields": 3}
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +142,29 @@ def test_tables_show_every_method_with_its_convention(finished):
 def test_the_unet_gets_the_method_s_processor_seconds(finished):
     stages = finished[1].stages
     budget = sum(stages[name]["processor_seconds"] for name in ("vae", "mapper", "decoder"))
-    assert budget <= stages["unet"]["history"][-1]["processor_seconds"] < budget + 5
+    assert budget <= stages["unet"]["processor_seconds"] < budget + 5
+
+
+def test_the_control_starts_at_its_blend_and_gets_the_same_seconds_closed_form_included(finished, tmp_path):
+    cases, run = finished
+    shutil.copytree(run.path, tmp_path / "copy")
+    again = open_run(tmp_path / "copy")
+    network = train_baseline("control", profile("smoke", **KNOBS), cases, again)
+    stages = again.stages
+    budget = sum(stages[name]["processor_seconds"] for name in ("vae", "mapper", "decoder"))
+    assert stages["control"]["history"][-1]["processor_seconds"] < stages["control"]["processor_seconds"] < budget + 5
+    fitted = network.guided.blend_kernel[1, 1]               # CT from CBCT: draft and absent slots say nothing
+    assert float(fitted[0].abs().max()) > 0 and float(fitted[1:].abs().max()) == 0
+    translator, x = load_translator(again), torch.rand(1, 1, 32, 32) * 2 - 1
+    assert translator.slices(x, "CBCT", "CT", "control").shape == x.shape and "control" not in load_translator(run).baselines
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_the_control_differs_from_stage_3_in_its_latents_alone(name):
+    """Shape and recipe are those of stage 3; its time is the whole method's."""
+    cfg = profile(name)
+    assert asdict(cfg.control).items() <= asdict(cfg.decoder).items()
+    assert replace(cfg.control_fit, steps=0) == replace(cfg.decoder_fit, steps=0)
 
 
 def test_training_twice_gives_the_same_weights(finished, tiny_set, tmp_path):
@@ -183,19 +206,23 @@ def test_a_retrained_vae_invalidates_the_mapper(finished, tmp_path):
         load_mapper(run)
 
 
-def test_finetuning_leaves_encoder_and_mapper_bit_for_bit(finished, tiny_set, tmp_path):
-    """What stage 3 fine-tunes are copies: the files of stages 1 and 2 keep their hash, and its mapper moves only if asked to."""
+def test_finetuning_leaves_encoder_and_mapper_bit_for_bit(finished, tmp_path):
+    """What stage 3 fine-tunes are copies: the files of stages 1 and 2 stay as they are, and its mapper moves only if asked to."""
     cases, run = finished
-    before = {name: run.hash_of(name) for name in ("vae", "mapper")}
-    translator = finetune_decoder(profile("smoke", **KNOBS), cases, run)
-    assert before == {name: run.hash_of(name) for name in ("vae", "mapper")}
-    moved = [not torch.equal(a, b) for a, b in zip(translator.mapper.parameters(), translator.decoder.mapper.parameters())]
-    assert any(moved) and translator.vae.encoder.state_dict().keys() & run.load_stage("decoder").weights.keys() == set()
-    other = open_run(tmp_path / "decoder-alone")
-    for stage in (train_vae, train_mapper, finetune_decoder):
-        alone = stage(profile("smoke", **KNOBS, **{"decoder.end_to_end": False}), cases, other)
-    assert alone.decoder.mapper is None
-    assert other.load_stage("mapper").weights.keys() == run.load_stage("mapper").weights.keys()
+    shutil.copytree(run.path, tmp_path / "copy")
+    again = open_run(tmp_path / "copy")
+    files = [again.file_of(name) for name in ("vae", "mapper")]
+    before = [file.read_bytes() for file in files]
+    for end_to_end in (True, False):
+        knobs = {"decoder.end_to_end": end_to_end, "decoder_fit.steps": 3}         # another stage 3: it is trained, not kept
+        translator = finetune_decoder(profile("smoke", **KNOBS | knobs), cases, again)
+        assert [again.file_of(name) for name in ("vae", "mapper")] == files and [file.read_bytes() for file in files] == before
+        if end_to_end:
+            pairs = zip(translator.mapper.parameters(), translator.decoder.mapper.parameters(), strict=True)
+            assert any(not torch.equal(a, b) for a, b in pairs)
+        assert (translator.decoder.mapper is not None) == end_to_end
+        trained = {name.split(".")[0] for name in again.load_stage("decoder").weights} - {"blend_kernel", "log_error"}
+        assert trained == {"decoder", "guidance", "unet"} | ({"mapper"} if end_to_end else set())     # and no encoder
 
 
 def test_mapper_before_vae_says_what_to_run(tiny_set, tmp_path):
@@ -302,6 +329,22 @@ def test_translate_writes_the_interval_beside_the_result(finished, tmp_path):
     assert main([*arguments, *more, "--interval", str(interval)]) == 0
     half = load_volume(interval).data
     assert half.shape == load_volume(sct).data.shape and (half > 0).all()
+    volume = load_volume(cases[-1].path("CBCT"), "CBCT")
+    with pytest.raises(VaeliteError, match="knows no 'PET'"):
+        translate_interval(volume, "CBCT", "PET", load_translator(run))
+
+
+def test_an_interval_is_judged_by_ranks_only_where_there_are_patches_to_rank():
+    """A width that grows with the error ranks it perfectly; a body smaller than a patch, or one width for all, ranks nothing."""
+    error = np.random.default_rng(0).random((2, 32, 32))
+    small, whole = np.zeros((2, 2, 32, 32), dtype=bool)
+    small[:, 10:15, 10:15], whole[:] = True, True
+    ranks = ("spearman", "1", "8 x 8 pixels"), ("spearman", "1", "8 x 8 pixels in the body")
+    cases = (whole, 2 * error, [1, 1]), (small, 2 * error, [1, None]), (whole, 0 * error + 2, [None, None])
+    for mask, width, expected in cases:
+        found = judge_interval(error, 0 * error, width, mask)
+        assert [found[key] for key in ranks] == [None if rank is None else pytest.approx(rank) for rank in expected]
+        assert found["coverage", "%", "body mask"] == 100
 
 
 def test_sources_on_different_grids_are_refused(finished, tmp_path):

@@ -132,36 +132,3 @@ def test_a_wild_encoder_cannot_widen_the_posterior_without_end(images):
         posterior = vae.encode(images[:2])
     assert float(posterior.logvar.exp().sqrt().max()) < 3
     assert float(kl_divergence(0 * posterior.mean, posterior.logvar).max() / posterior.mean[0].numel()) < 3
-
-
-@pytest.mark.parametrize("name", TOKENIZERS)
-def test_every_tokenizer_starts_at_its_pca_and_trains(name, images):
-    config = profile("laptop", **TOKENIZERS[name] | {"vae.attention": True}).vae
-    torch.manual_seed(0)
-    vae = VAE(config).fit_pca(images)
-    z = vae.encode(images).mean
-    assert z.shape == (24, config.latent_channels, 64 // config.factor, 64 // config.factor)
-    torch.testing.assert_close(vae.linear_decode(z) + vae.decoder(z), vae.linear_decode(vae.linear_encode(images)))
-    image_loss(vae(images)[0], images).backward()
-    assert float(vae.decoder.head.weight.grad.abs().max()) > 0 and float(vae.encoder.head.weight.grad.abs().max()) > 0
-
-
-def test_without_the_pca_start_the_linear_path_is_silent(images):
-    vae = VAE(VAEConfig(pca_start=False)).fit_pca(images)
-    assert float(vae.linear_decode(vae.encode(images).mean).abs().max()) == 0
-
-
-def test_codebook_picks_the_nearest_vector_and_passes_the_gradient_on():
-    codebook = Codebook(5, 3)
-    z = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0), requires_grad=True)
-    quantised = codebook(z)
-    distance = (z.detach()[:, None] - codebook.vectors.detach().view(1, 5, 3, 1, 1)).square().sum(2)      # b n h w
-    torch.testing.assert_close(quantised, codebook.lookup(distance.argmin(1)))
-    (3 * quantised).sum().backward()
-    assert (z.grad == 3).all()
-
-
-def test_k_means_lowers_the_quantisation_error():
-    z = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    errors = [float((Codebook(32, 3).fit(z, torch.Generator().manual_seed(1), rounds)(z) - z).square().mean()) for rounds in (0, 1, 10)]
-    assert errors == sorted(errors, reverse=True) and errors[-1] < 0.85 * errors[0]

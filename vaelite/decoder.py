@@ -31,9 +31,10 @@ class DecoderConfig(UNetConfig):
 class GuidedDecoder(nn.Module):
     """Mapped latent, its linear decode and the source slices -> target slice: a scaled linear blend plus what a U-Net adds.
 
-    z: (b, k, h, w) mapped latents; linear: (b, 1, H, W) their linear decode; x: (b, m, H, W) slices in [-1, 1], one slot a
-    modality; given: (b, m) bool, the slots to read; target: (b,) modality numbers -> the slice, and ln of the scale b of its
-    error e if that is Laplace, p(e) = exp(-|e| / b) / 2b: (b, 1, H, W) each.
+    z: (b, k, h, w) mapped latents, as the mapper left them even if the tokenizer has a codebook (our choice); linear:
+    (b, 1, H, W) their linear decode; x: (b, m, H, W) slices in [-1, 1], one slot a modality; given: (b, m) bool, the slots to
+    read; target: (b,) modality numbers -> the slice, and ln of the scale b of its error e if that is Laplace,
+    p(e) = exp(-|e| / b) / 2b: (b, 1, H, W) each.
     """
 
     def __init__(self, decoder: nn.Module, config: DecoderConfig, mapper: nn.Module | None = None):

@@ -33,9 +33,9 @@ def evaluate_images(translator: Translator, cases: list[Case], on_case: OnCase =
     """Tables "reconstruction", "translation", "fusion", "uncertainty" and "tissue" for the given test cases -> report rows.
 
     Every method predicts every direction whose two volumes a case has; "fusion" does so from all other modalities at once
-    (source "CBCT+T1c+T2w"). Methods: "vaelite" (all three stages), those
-    baselines of IMAGE_METHODS that the run has; "copy" hands the source's [-1, 1] values to the target's scale. A predicted MR is put on the
-    reference's own intensity scale, since MR has no unit.
+    (source "CBCT+T1c+T2w"). Methods: "vaelite" (all three stages) and those baselines of IMAGE_METHODS that the run has; "copy"
+    hands the source's [-1, 1] values to the target's scale. A predicted MR is put on the reference's own intensity scale, since
+    MR has no unit.
     """
     collected: Values = defaultdict(dict)
     for number, case in enumerate(cases, 1):
@@ -60,7 +60,8 @@ def evaluate_images(translator: Translator, cases: list[Case], on_case: OnCase =
                 for method in (m for m in IMAGE_METHODS if m in translator.methods(len(sources))):
                     predicted = translator.volume_unit([unit[s][0] for s in sources], sources, target, method)
                     predicted = from_unit(predicted, target, unit[target][1])
-                    collect(collected, case.name, ("fusion", method, "+".join(sources), target), reference[target], predicted, mask)
+                    key = ("fusion", method, "+".join(sources), target)
+                    collect(collected, case.name, key, reference[target], predicted, mask)
         on_case(f"images {number}/{len(cases)}  {case.name}  {time.perf_counter() - start:.0f} s")
     return [as_row(key, values) for key, values in collected.items()]
 
@@ -77,11 +78,12 @@ def collect(collected: Values, case: str, key: tuple, reference: np.ndarray, pre
 
 
 def judge_interval(wanted: np.ndarray, predicted: np.ndarray, half_width: np.ndarray, mask: np.ndarray,
-                   patch: int = 8) -> dict[tuple[str, str, str], float]:
+                   patch: int = 8) -> dict[tuple[str, str, str], float | None]:
     """Does an interval hold what it promises, and is it wide where the error is large? All (z, y, x), one unit.
 
     "coverage": share of the body's voxels whose truth lies inside [%]. "spearman": rank correlation of half width and
-    absolute error [1], means over patch x patch pixels: of whole slices, where telling body from air helps, and in the body.
+    absolute error [1], means over patch x patch pixels: of whole slices, where telling body from air helps, and in the body;
+    None where all patches are alike or none lies in the body.
     """
     error = np.abs(predicted - wanted)
     z, y, x = (np.array(mask.shape) // (1, patch, patch)) * (1, patch, patch)
@@ -89,10 +91,14 @@ def judge_interval(wanted: np.ndarray, predicted: np.ndarray, half_width: np.nda
     def patches(volume: np.ndarray) -> np.ndarray:
         return volume[:z, :y, :x].reshape(z, y // patch, patch, x // patch, patch).mean((2, 4))
 
+    def rank(where: np.ndarray) -> float | None:
+        a, b = width[where], wrong[where]
+        return float(spearmanr(a, b).statistic) if min(np.unique(a).size, np.unique(b).size) > 1 else None
+
     inside, width, wrong = patches(mask.astype(np.float32)) == 1, patches(half_width), patches(error)
     return {("coverage", "%", "body mask"): float(100 * (error <= half_width)[mask].mean()),
-            ("spearman", "1", f"{patch} x {patch} pixels"): float(spearmanr(width.ravel(), wrong.ravel()).statistic),
-            ("spearman", "1", f"{patch} x {patch} pixels in the body"): float(spearmanr(width[inside], wrong[inside]).statistic)}
+            ("spearman", "1", f"{patch} x {patch} pixels"): rank(np.ones_like(inside)),
+            ("spearman", "1", f"{patch} x {patch} pixels in the body"): rank(inside)}
 
 
 def mae_unit(modality: str) -> str:

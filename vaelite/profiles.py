@@ -68,16 +68,17 @@ class Config:
 
 PROFILES: dict[str, dict[str, Any]] = {
     "laptop": {},
-    "smoke": {"data.size": 64, "data.cases": 6, "data.slice_step": 1, "vae_fit.steps": 40, "mapper_fit.steps": 40, "decoder_fit.steps": 60,
-              "mapper.depth": 2, "dose.cases": 1, "dose.n_fields": 5, "dose.bixel_mm": 12.0, "dose.grid_mm": 6.0},
+    "smoke": {"data.size": 64, "data.cases": 6, "data.slice_step": 1, "vae_fit.steps": 40, "mapper_fit.steps": 40,
+              "decoder_fit.steps": 60, "mapper.depth": 2, "dose.cases": 1, "dose.n_fields": 5, "dose.bixel_mm": 12.0,
+              "dose.grid_mm": 6.0},
     "paper": {"data.size": 256, "data.cases": 87, "data.slice_step": 1, "vae.factor": 16, "vae.encoder_widths": (128, 256, 512),
               "vae.decoder_widths": (64, 128, 256, 512), "vae.blocks": 2, "mapper.width": 768, "mapper.depth": 12,
               "mapper.heads": 12, "decoder.features": (64, 64, 128, 256, 512, 64),
               "unet.features": (64, 64, 128, 256, 512, 64), "control.features": (64, 64, 128, 256, 512, 64),
               "vae_fit.steps": 50_000, "mapper_fit.steps": 30_000, "decoder_fit.steps": 50_000,
-              "vae_fit.batch": 32, "mapper_fit.batch": 64, "decoder_fit.batch": 32, "unet_fit.batch": 32,
+              "vae_fit.batch": 32, "mapper_fit.batch": 64, "decoder_fit.batch": 32, "unet_fit.batch": 32, "control_fit.batch": 32,
               "vae_fit.learning_rate": 4e-4, "mapper_fit.learning_rate": 2e-4, "decoder_fit.learning_rate": 4e-4,
-              "unet_fit.learning_rate": 1e-3, "dose.cases": 17},
+              "unet_fit.learning_rate": 1e-3, "control_fit.learning_rate": 4e-4, "dose.cases": 17},
 }
 
 
@@ -110,8 +111,8 @@ def checked(config: Config) -> Config:
         except ValueError as error:
             raise VaeliteError(f"vae.{widths}: {error}.") from error
     step = max(16, config.vae.factor)                        # the U-Net halves four times, the VAE down to 1/factor
-    if config.data.size < step or config.data.size % step:
-        raise VaeliteError(f"data.size must be a multiple of {step} (U-Net and vae.factor), not {config.data.size}.")
+    if config.data.size < 32 or config.data.size % step:     # and a norm needs more than one pixel
+        raise VaeliteError(f"data.size must be a multiple of {step} (U-Net and vae.factor), at least 32, not {config.data.size}.")
     for knob, value in knobs(config).items():
         if knob.endswith((".steps", ".slice_step", ".batch", ".blocks", ".depth", ".latent_channels")) and value < 1:
             raise VaeliteError(f"{knob} must be at least 1, not {value}.")

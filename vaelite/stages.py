@@ -33,6 +33,7 @@ from .vae import VAE, VAEConfig
 
 # The error's scale learns beside the image; so small a weight does not change what is drawn (validation). Our choice.
 SCALE_WEIGHT = 2e-2
+LEAST_LOG_SCALE = -7.0                                       # air has next to no error: b must not shrink to nothing there
 OnStep = Callable[[str, int, float, dict[str, float]], None]
 
 
@@ -134,13 +135,14 @@ def finetune_decoder(cfg: Config, cases: list[Case], run: Run, on_step: OnStep |
     with torch.no_grad():                                    # closed form, before any step
         for rows, given, target in sample_tasks(slices, generator):
             mapped, _, x, wanted = mapped_task(rows, given, target, torch.zeros_like(rows))
-            decoder.fit_blend(vae.decode(mapped), x, wanted, slices.mask[rows].to(device), given[0].to(device), int(target[0]))
+            draft, mask = vae.decode(mapped), slices.mask[rows].to(device)
+            decoder.fit_blend(draft, x, wanted, mask, given[0].to(device), int(target[0]))
 
     def batch_loss() -> dict[str, Tensor]:
         rows, given, target, mirror = draw_share(slices, cfg.decoder_fit.batch, generator, cfg.data.fused)
         mapped, linear, x, wanted = mapped_task(rows, given, target, mirror)
         drawn, log_scale = decoder(mapped, linear, x, given.to(device), target.to(device))
-        image, nll = image_loss(drawn, wanted, cfg.loss.ssim), laplace_nll((drawn - wanted).detach(), log_scale)
+        image, nll = image_loss(drawn, wanted, cfg.loss.ssim), laplace_nll((drawn - wanted).detach(), log_scale.clamp_min(LEAST_LOG_SCALE))
         judged = adversary.loss(drawn, wanted) if adversary else {}
         return {"loss": image + SCALE_WEIGHT * nll + sum(judged.values()), "image": image, "laplace_nll": nll} | judged
 
@@ -180,7 +182,8 @@ def train_baseline(name: str, cfg: Config, cases: list[Case], run: Run, on_step:
         return {"loss": image_loss(network(x, given.to(device), target.to(device)), wanted, cfg.loss.ssim)}
 
     resume = resumable(name, cfg, cases, run, generator, budget)
-    result = fit(network, batch_loss, replace(recipe, processor_seconds=budget), on_step or PrintProgress(), name, resume)
+    left = budget - (clocks(device)[1] - start[1])           # a closed form is training too; stage 3's took longer
+    result = fit(network, batch_loss, replace(recipe, processor_seconds=left), on_step or PrintProgress(), name, resume)
     run.save_stage(name, network.state_dict(), record(cfg, cases, network, asdict(shape), result, start),
                    needs=("vae", "mapper", "decoder"))      # their seconds are its budget
     resume.finish()
@@ -431,6 +434,7 @@ def record(cfg: Config, cases: list[Case], model: torch.nn.Module, model_config:
     every = max(1, len(result.history) // 200)               # 200 points draw the same curve as 50,000
     return {"config": knobs(cfg), "model": model_config, "seed": cfg.seed, "device": device,
             "processes": processes(), "data": data_fingerprint(cases[0].folder.parent),
-            "seconds": seconds, "processor_seconds": used, "steps": result.steps, "bf16": result.bf16, "parameters": count_parameters(model),
+            "seconds": seconds, "processor_seconds": used, "steps": result.steps, "bf16": result.bf16,
+            "parameters": count_parameters(model),
             "modalities": [m for m in MODALITIES if any(m in case.modalities for case in cases)],
             "history": result.history[::-every][::-1], "metrics": metrics or {}}

@@ -108,7 +108,8 @@ def fit(model: nn.Module, batch_loss: Callable[[], dict[str, Tensor]], config: F
         torch._foreach_lerp_(mean, [p.detach() for p in parameters], 1 - decay)
         elapsed, used = spent()                              # the first process's clock: all stop at the same step
         fraction = done()
-        history.append({"step": step, "seconds": elapsed, "processor_seconds": used} | {k: float(v.detach()) for k, v in values.items()})
+        history.append({"step": step, "seconds": elapsed, "processor_seconds": used}
+                       | {k: float(v.detach()) for k, v in values.items()})
         if on_step is not None and is_first():
             on_step(name, step, min(fraction, 1.0), history[-1])
         if resume and fraction < 1 and is_first() and resume.is_due():

@@ -47,8 +47,8 @@ class Translator:
 
         x: (n, sources, h, w), in the order of `source`.
         method: "vaelite" (the one of DECODERS that validation chose), "mapped" (stage-1 decoder), "blended" (the same
-        mixed with the sources in closed form), "finetuned" (stage 3), "ridge" (the mapper's linear
-        start, stage-1 decoder), "unet", "control" (the image-space baselines), "copy".
+        mixed with the sources in closed form), "finetuned" (stage 3), "ridge" (the mapper's linear start, stage-1 decoder),
+        "unet", "control" (the image-space baselines), "copy".
         """
         sources = as_tuple(source)
         self.check(sources, target, method)
@@ -218,6 +218,7 @@ def translate_interval(volume: Volume | Sequence[Volume], source: Sources, targe
     The interval was made to hold COVERAGE of the body's voxels of the validation patients: a statement about patients like
     those, not about this one.
     """
+    translator.check(source, target)
     grid, units = read_sources(volume, source, mask)
     drawn, half = translator.volume_interval(units, source, target)
     low, high = output_scale(target)

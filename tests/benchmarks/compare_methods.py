@@ -5,8 +5,9 @@
 
 Seconds are processor seconds (of all threads; on a GPU seconds). Stages 1 and 2 get SHARES of them, stage 3 the rest; every
 network in image space gets as many as the three then took together (closed forms, encoding and validation counted). Same
-training slices, tasks, loss, mirroring and running mean for all. `--paired N`: only the first N training patients have pairs; the others train stage 1 alone. Registration residuals
-and other phantoms: another DATA. Judged on the test patients, chosen on nothing: the recipe is that of the profile.
+training slices, tasks, loss, mirroring and running mean for all. `--paired N`: only the first N training patients have pairs;
+the others train stage 1 alone. Registration residuals and other phantoms: another DATA. Judged on the test patients, chosen
+on nothing: the recipe is that of the profile.
 """
 from __future__ import annotations
 
@@ -24,19 +25,20 @@ from torch import Tensor, nn
 from vaelite.baselines import BASELINES, UNet
 from vaelite.cases import Case, load_cases
 from vaelite.errors import VaeliteError
+from vaelite.figures import METHOD_COLOURS
 from vaelite.intensity import MODALITIES
 from vaelite.losses import image_loss, ssim_2d
 from vaelite.profiles import Config, override, profile
 from vaelite.runs import Run, open_run
 from vaelite.slices import SliceSet, load_slices
-from vaelite.stages import (finetune_decoder, load_translator, mirrored, split, stage_slices, train_baseline, train_mapper,
-                            train_vae)
+from vaelite.stages import (finetune_decoder, load_translator, mirrored, resolve_device, split, stage_slices, train_baseline,
+                            train_mapper, train_vae)
 from vaelite.train import directions, fit
 from vaelite.translate import Translator, task_name
 
 SHARES = {"vae_fit": 0.05, "mapper_fit": 0.1}                # of the chain's seconds, chosen on validation; our choice
 METHODS = ("vaelite", "control", "unet", "pairs", "ridge", "copy")
-COLOURS = {"vaelite": "#D55E00", "control": "#661100", "unet": "#000000", "pairs": "#332288", "ridge": "#56B4E9", "copy": "#999999"}
+COLOURS = METHOD_COLOURS | {"pairs": "#332288"}
 
 
 class PairUNets(nn.Module):
@@ -55,20 +57,21 @@ def train_pairs(cfg: Config, cases: list[Case], seconds: float) -> PairUNets:
     """The total budget shared evenly between the directions."""
     torch.manual_seed(cfg.seed)
     slices, generator = stage_slices(cfg, cases, "train"), torch.Generator().manual_seed(cfg.seed)
-    pairs = directions(slices.have)
-    networks = PairUNets(cfg.unet, pairs)
+    pairs, device = directions(slices.have), resolve_device(cfg.device)
+    networks = PairUNets(cfg.unet, pairs).to(device)
     for s, t in pairs:
         both = (slices.have[:, s] & slices.have[:, t]).nonzero()[:, 0]
 
         def batch_loss(s: int = s, t: int = t, both: Tensor = both) -> dict[str, Tensor]:
             rows = both[torch.randint(len(both), (cfg.unet_fit.batch,), generator=generator)]
-            x = mirrored(slices.x[rows], torch.randint(2, rows.shape, generator=generator))
-            given = torch.zeros(len(rows), len(MODALITIES), dtype=torch.bool)
+            x = mirrored(slices.x[rows], torch.randint(2, rows.shape, generator=generator)).to(device)
+            given = torch.zeros(len(rows), len(MODALITIES), dtype=torch.bool, device=device)
             given[:, s] = True
-            drawn = networks.networks[f"{s}>{t}"](x, given, torch.full((len(rows),), t))
+            drawn = networks.networks[f"{s}>{t}"](x, given, torch.full((len(rows),), t, device=device))
             return {"loss": image_loss(drawn, x[:, t][:, None], cfg.loss.ssim)}
 
-        fit(networks.networks[f"{s}>{t}"], batch_loss, replace(cfg.unet_fit, processor_seconds=seconds / len(pairs)), name=f"{s}>{t}")
+        recipe = replace(cfg.unet_fit, processor_seconds=seconds / len(pairs))
+        fit(networks.networks[f"{s}>{t}"], batch_loss, recipe, name=f"{s}>{t}")
     return networks.eval()
 
 
@@ -83,7 +86,8 @@ def scores(translator: Translator, slices: SliceSet, method: str) -> dict[str, d
         s, t = [MODALITIES.index(source) for source in sources], MODALITIES.index(target)
         of_patient = defaultdict(list)
         rows = slices.have[:, [*s, t]].all(1)
-        drawn, wanted = translator.slices(slices.x[rows][:, s], sources, target, method).float(), slices.x[rows, t][:, None].float()
+        drawn = translator.slices(slices.x[rows][:, s], sources, target, method)
+        wanted = slices.x[rows, t][:, None].float()
         for patient in slices.case[rows].unique():
             a, b = (x[slices.case[rows] == patient] for x in (drawn, wanted))
             of_patient["mae"].append(float((a - b).abs().mean()) / 2)
@@ -158,7 +162,7 @@ def draw(figure_path: Path, results: list[dict]) -> None:
                 means = [tuple(sum(v) / len(v) for v in zip(*by_budget[key])) for key in sorted(by_budget)]
                 ax.plot(*zip(*means), color=COLOURS[method], label=method)
                 ax.plot(*zip(*found), ".", color=COLOURS[method], markersize=4)
-        ax.set(x, ylabel=label, xscale="log")
+        ax.set(xlabel="processor seconds", ylabel=label, xscale="log")
         ax.grid(alpha=0.3)
     axes[0].legend(fontsize=7)
     figure.suptitle("Mean over all directions, test patients", fontsize=10)
