@@ -24,6 +24,7 @@ from .scale import from_first, is_first
 
 FORMAT = 1
 MADE_BY = {"vae": "01_vae", "mapper": "02_latent_mapper", "decoder": "03_decoder_finetune", "unet": "03_decoder_finetune",
+           "control": "03_decoder_finetune",
            "report": "04_eval_dosimetry"}
 
 

@@ -94,6 +94,15 @@ def from_first(value: Any) -> Any:
     return box[0]
 
 
+def agreed(value: Any) -> bool:
+    """Whether all processes have the same value; all learn it, so that all stop, or none."""
+    if processes() == 1:
+        return True
+    values = [None] * processes()
+    dist.all_gather_object(values, value)
+    return all(other == value for other in values)
+
+
 def start_alike(model: nn.Module) -> None:
     """Weights and buffers of the first process for all: other processors may have rounded theirs otherwise."""
     if processes() > 1:

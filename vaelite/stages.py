@@ -86,6 +86,8 @@ def train_mapper(cfg: Config, cases: list[Case], run: Run, on_step: OnStep | Non
     start = clocks(resolve_device(cfg.device))
     latents = encode_slices(vae, slices, cfg.vae_fit.bf16)   # encoded once, plain and mirrored
     config = MapperConfig(**asdict(cfg.mapper) | {"latent_channels": vae.config.latent_channels})
+    if config.masked and processes() > 1:
+        raise VaeliteError("Masked training draws its masks for one process. Leave --devices at 1, or mapper.masked at false.")
     mapper = build_mapper(config).to(device)
     sample = torch.randperm(len(slices), generator=generator)[:800]
     mapper.fit_ridge(latents[:, sample].flatten(0, 1).to(device), slices.have[sample].repeat(2, 1).to(device))
@@ -171,7 +173,8 @@ def train_baseline(name: str, cfg: Config, cases: list[Case], run: Run, on_step:
     start = clocks(resolve_device(cfg.device))
     shape, recipe = getattr(cfg, name), getattr(cfg, f"{name}_fit")
     network = BASELINES[name](shape).to(device)
-    budget = sum(run.stages[stage]["processor_seconds"] for stage in ("vae", "mapper", "decoder"))
+    budget = sum(run.stages[stage]["processor_seconds"] * run.stages[stage]["processes"]
+                 for stage in ("vae", "mapper", "decoder")) / processes()
     if name == "control":
         fit_control(network, slices, generator, device)
 

@@ -15,7 +15,7 @@ from .adversarial import Adversary
 from .errors import VaeliteError
 from .layers import subset
 from .resume import Resume
-from .scale import average_gradients, averaged, from_first, is_first, start_alike
+from .scale import agreed, average_gradients, averaged, from_first, is_first, start_alike
 from .slices import SliceSet
 
 
@@ -71,7 +71,7 @@ def fit(model: nn.Module, batch_loss: Callable[[], dict[str, Tensor]], config: F
     bf16 = config.bf16 and has_bf16(device)
     optimisers = [optimiser, *([adversary.optimiser] if adversary else [])]
     step, history = resume.load(optimisers, mean) if resume else (0, [])
-    if from_first(step) != step:
+    if not agreed(step):
         raise VaeliteError(f"{resume.path} is not the same file for all processes. Put the run where every node sees it.")
 
     def spent() -> tuple[float, float]:

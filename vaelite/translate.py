@@ -230,7 +230,9 @@ def read_sources(volume: Volume | Sequence[Volume], source: Sources, mask: np.nd
     """The grid of the result, and the source (or sources) in [-1, 1]. Raises VaeliteError for sources on different grids."""
     sources = as_tuple(source)
     volumes = [volume] if isinstance(volume, Volume) else list(volume)
-    for name, other in zip(sources, volumes, strict=True):
+    if len(volumes) != len(sources):
+        raise VaeliteError(f"{len(sources)} sources ({', '.join(sources)}) need as many volumes, not {len(volumes)}.")
+    for name, other in zip(sources, volumes):
         if not other.same_grid(volumes[0]):
             raise VaeliteError(f"{name} and {sources[0]} lie on different grids. Resample one to the other first.")
     mask = body_mask(volumes[0].data, sources[0]) if mask is None else mask

@@ -41,7 +41,7 @@ def steps(cfg: Config, size: int) -> dict[str, Step]:
         z = vae.encode(stack.flatten(0, 1)[:, None]).mean.unflatten(0, (len(x), -1))
 
     def finetune() -> Tensor:
-        mapped = decoder.mapper(z, given, target)
+        mapped = (decoder.mapper or mapper)(z, given, target)
         return image_loss(decoder(mapped, vae.linear_decode(mapped), stack, given, target)[0], x)
 
     networks: dict[str, tuple[nn.Module, Callable[[], Tensor]]] = {
