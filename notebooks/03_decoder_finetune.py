@@ -472,10 +472,10 @@ final = direction_errors(translator, some, ("copy", "ridge", "vaelite", "unet", 
 error_table(final)
 
 # %%
-for rival, name in (("unet", "the U-Net"), ("control", "stage 3 without latents")):
-    wins = [direction for direction, e in final.items() if e[rival] < e["vaelite"]]
+wins = {rival: [name for name, e in final.items() if e[rival] < e["vaelite"]] for rival in ("unet", "control")}
+for rival, won in wins.items():
     more = 100 * (np.mean([e["vaelite"] / e[rival] for e in final.values()]) - 1)
-    print(f"{name}: the lower error in {len(wins)} of {len(final)} directions; ours is {more:+.1f} % on average. "
+    print(f"{METHOD_NAMES[rival]}: the lower error in {len(won)} of {len(final)} directions; ours is {more:+.1f} % on average. "
           f"n = {len(validation)} patient(s)")
 
 # %% [markdown]
@@ -601,8 +601,8 @@ print(f"same spectrum: {same_spectrum}; mean error of the mirrored truth: {error
 print(f"Fine-tuning changed the validation error by {-gain[best]:+.1f} % ({best}) to {-gain[worst]:+.1f} % ({worst}), "
       f"and the power of fine detail in {source} → {target} from {fine_share['mapped']:.0f} % to "
       f"{fine_share['finetuned']:.0f} % of the truth's. "
-      f"The U-Net had the lower error in {len(unet_wins)} of {len(final)} directions "
-      f"(n = {len(validation)} patient(s)).")
+      f"The U-Net had the lower error in {len(wins['unet'])} of {len(final)} directions, stage 3 without latents in "
+      f"{len(wins['control'])} (n = {len(validation)} patient(s)).")
 here = measured[f"{source}>{target}"]
 sharper, nearer = fine_share["finetuned"] > fine_share["mapped"], here["finetuned"] < here["mapped"]
 verdict = {(True, True): "yes", (False, True): "not sharper, but truer", (True, False): "no: the new detail is false",
