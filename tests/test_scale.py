@@ -92,14 +92,14 @@ def results(folder) -> list[dict]:
 def test_two_processes_train_the_network_of_one(folder, stage):
     """They differ in the order of float32 sums alone: 4e-7 of the weights' norm after 8 steps; gradients that are not averaged,
     other noise or the same rows twice give 1e-2. The U-Net of stage 3 has weights without effect (a bias before a norm), whose
-    gradient is rounding that AdamW makes as large as any other: there the losses alone are compared, and for longer loosely."""
+    gradient is rounding that AdamW makes as large as any other: there the losses of the first steps are compared."""
     one, two = (open_run(folder / name).load_stage(stage) for name in ("one", "two"))
     assert (one.record["processes"], two.record["processes"]) == (1, 2)
     first, second = (torch.cat([w.double().flatten() for w in run.weights.values()]) for run in (one, two))
     assert stage == "decoder" or float((first - second).norm() / first.norm()) < 1e-5
     losses = [[entry["loss"] for entry in run.record["history"]] for run in (one, two)]
-    assert losses[1][:3] == pytest.approx(losses[0][:3], rel=1e-5)           # of the whole batch, not of one share
-    assert losses[1] == pytest.approx(losses[0], rel=1e-3 if stage == "decoder" else 1e-5)
+    steps = 3 if stage == "decoder" else None
+    assert losses[1][:steps] == pytest.approx(losses[0][:steps], rel=1e-5)   # of the whole batch, not of one share
 
 
 def test_one_process_prints_and_writes(folder):
