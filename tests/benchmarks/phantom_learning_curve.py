@@ -102,7 +102,8 @@ def draw(results: dict[str, dict[str, float]], data: str) -> Figure:
         axis.annotate(f"{value:.0f}", (n, value), textcoords="offset points", xytext=(4, 6))
     axis.set_xscale("log", base=2)
     axis.set_xticks(numbers, [str(n) for n in numbers])
-    axis.set(xlabel="training patients", ylabel="test MAE in the body [HU]", ylim=(0, 1.15 * max(mean)))
+    axis.set(xlabel="training patients", ylabel="T1c to CT, test MAE in the body [HU]", ylim=(0, 1.15 * max(mean)))
+    axis.margins(x=0.1)                                      # room for the last number
     axis.set_title(f"{data}: {100 * (1 - mean[-1] / mean[0]):.0f} % less error with {numbers[-1]} patients than with "
                    f"{numbers[0]}\n{len(results)} seeds (grey), mean (blue), {TEST_PATIENTS} test patients", fontsize=9)
     return figure

@@ -46,9 +46,7 @@ def main() -> None:
     options = parser.parse_args()
     cases, results = load_cases(options.data), []
     test = load_slices(split(cases, "test"), options.size)
-    starts = [(name, changes) for name, changes in TOKENIZERS.items()]
-    starts.append(("KL-8, 16 channels, random start", {"vae.pca_start": False}))
-    for name, changes in starts:
+    for name, changes in [*TOKENIZERS.items(), ("KL-8, 16 channels, random start", {"vae.pca_start": False})]:
         knobs = changes | {"data.size": options.size, "vae_fit.processor_seconds": options.seconds, "seed": options.seed}
         with tempfile.TemporaryDirectory() as folder:
             run = open_run(Path(folder) / "run")
