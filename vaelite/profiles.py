@@ -53,9 +53,9 @@ class Config:
     vae: VAEConfig = field(default_factory=VAEConfig)
     vae_fit: FitConfig = field(default_factory=lambda: FitConfig(steps=500, learning_rate=2e-3))
     mapper: MapperConfig = field(default_factory=MapperConfig)
-    mapper_fit: FitConfig = field(default_factory=lambda: FitConfig(steps=450, batch=16, learning_rate=1.5e-3))
+    mapper_fit: FitConfig = field(default_factory=lambda: FitConfig(steps=350, batch=16, learning_rate=1.5e-3))
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
-    decoder_fit: FitConfig = field(default_factory=lambda: FitConfig(steps=900, learning_rate=3e-3))
+    decoder_fit: FitConfig = field(default_factory=lambda: FitConfig(steps=600, learning_rate=3e-3))
     unet: UNetConfig = field(default_factory=UNetConfig)
     unet_fit: FitConfig = field(default_factory=lambda: FitConfig(learning_rate=4e-3))    # trained for the method's seconds
     control: UNetConfig = field(default_factory=UNetConfig)
