@@ -61,3 +61,9 @@ def test_other_files_are_refused_in_one_sentence(tmp_path):
     (tmp_path / "text.ckpt").write_text("no weights")
     with pytest.raises(VaeliteError, match="cannot be read"):
         convert_checkpoint(tmp_path / "text.ckpt", tmp_path / "out.safetensors")
+    torch.save(torch.zeros(3), tmp_path / "lone.ckpt")
+    torch.save({"classifier.weight": torch.zeros(3)}, tmp_path / "classifier.ckpt")
+    for name in ("lone", "classifier"):
+        with pytest.raises(VaeliteError, match=f"{name}.ckpt holds no tokenizer"):
+            convert_checkpoint(tmp_path / f"{name}.ckpt", tmp_path / "none.safetensors")
+    assert not (tmp_path / "none.safetensors").exists()

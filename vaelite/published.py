@@ -143,16 +143,18 @@ class PublishedVAE(nn.Module):
 def convert_checkpoint(source: Path, target: Path) -> None:
     """A published .ckpt or .pth (pickle) -> the weights alone, as safetensors, which cannot run code.
 
-    Raises VaeliteError if the file holds anything but weights.
+    Raises VaeliteError if the file holds anything but weights, or no tokenizer's.
     """
     try:
         content = torch.load(source, map_location="cpu", weights_only=True)
     except Exception as error:                               # unpickling fails in as many ways as there are files
         raise VaeliteError(f"{source} cannot be read as a file of weights alone ({str(error).splitlines()[0]}).") from error
     for key in ("state_dict", "model"):
-        content = content.get(key, content)
+        content = content.get(key, content) if isinstance(content, dict) else {}
     weights = {name: value.contiguous() for name, value in content.items()
                if isinstance(value, Tensor) and name.split(".")[0] in ("encoder", "decoder", "quant_conv", "post_quant_conv")}
+    if not weights:
+        raise VaeliteError(f"{source} holds no tokenizer: no weight of it is called encoder or decoder. Is it the right file?")
     save_file(weights, target)
 
 

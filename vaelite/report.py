@@ -49,10 +49,10 @@ def rows_of(report: dict[str, Any], **wanted: Any) -> list[dict[str, Any]]:
 
 
 def training_table(report: dict[str, Any]) -> str:
-    """What each network cost: parameters, steps, seconds, processor seconds (of all threads; on a GPU seconds), device."""
+    """What each network cost: parameters trained (in stage 3 the mapper's too), steps, seconds, processor seconds (of all threads; on a GPU seconds), device."""
     rows = [[name, f"{s['parameters']:,}", f"{s['steps']:,}", f"{s['seconds']:.0f}", f"{s['processor_seconds']:.0f}", s["device"]]
             for name, s in report["stages"].items()]
-    return markdown(["network", "parameters", "steps", "seconds", "processor seconds", "device"], rows)
+    return markdown(["network", "parameters trained", "steps", "seconds", "processor seconds", "device"], rows)
 
 
 def reconstruction_table(report: dict[str, Any]) -> str:
@@ -112,12 +112,19 @@ def fusion_table(report: dict[str, Any]) -> str:
             cells = []
             for method in methods:
                 fused = rows_of(report, table="fusion", method=method, **wanted)[0]
-                singles = [row["mean"] for row in rows_of(report, table="translation", method=method, **wanted)]
+                singles = [mean_of_cases(row, fused["cases"])
+                           for row in rows_of(report, table="translation", method=method, **wanted)]
                 best = (min if metric == "MAE" else max)(singles)
                 cells.append(f"{row_text(fused)} ({number(best, metric, fused['unit'])})")
             lines.append([target, f"{metric} [{fused['unit']}]", fused["convention"], *cells, str(fused["n"])])
-    return ("All other modalities at once; in brackets the mean from the best single source\n\n"
+    return ("All other modalities at once; in brackets the mean of the same patients from the best single source\n\n"
             + markdown(["target", "metric", "convention", *[METHODS[m] for m in methods], "n"], lines))
+
+
+def mean_of_cases(row: dict[str, Any], cases: list[str]) -> float:
+    """The mean of a row over some of its patients alone: those who have all modalities."""
+    values = [value for case, value in zip(row["cases"], row["values"]) if case in cases]
+    return sum(values) / len(values)
 
 
 def uncertainty_table(report: dict[str, Any]) -> str:

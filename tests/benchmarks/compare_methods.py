@@ -6,20 +6,26 @@
 Seconds are processor seconds (of all threads; on a GPU seconds). Stages 1 and 2 get SHARES of them, stage 3 the rest; every
 network in image space gets as many as the three then took together (closed forms, encoding and validation counted). Same
 training slices, tasks, loss, mirroring and running mean for all. `--paired N`: only the first N training patients have pairs;
-the others train stage 1 alone. Registration residuals and other phantoms: another DATA. Judged on the test patients, chosen
-on nothing: the recipe is that of the profile.
+the others train stage 1 alone. `--residual-mm R`: all but the CT of the training and validation patients are shifted by R in
+plane, as a registration leaves them; the test patients are not. Judged on the test patients, chosen on nothing: the recipe is
+that of the profile.
 """
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import tempfile
 import time
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import nibabel as nib
+import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor, nn
 
 from vaelite.baselines import BASELINES, UNet
@@ -93,15 +99,31 @@ def scores(translator: Translator, slices: SliceSet, method: str) -> dict[str, d
             of_patient["mae"].append(float((a - b).abs().mean()) / 2)
             of_patient["psnr"].append(float(10 * torch.log10(4 / (a - b).square().mean())))
             of_patient["ssim"].append(float(ssim_2d(a, b).mean()))
-        found[task_name(sources, target)] = {name: sum(values) / len(values) for name, values in of_patient.items()}
+        found[task_name(sources, target)] = {name: round(sum(values) / len(values), 6) for name, values in of_patient.items()}
     return found
 
 
-def compare(data: Path, run: Run, size: int, seconds: float, seed: int, paired: int, methods: list[str]) -> dict:
-    """Train and judge the methods; see the module."""
-    knobs = {f"{name}.processor_seconds": share * seconds for name, share in SHARES.items()}
-    cfg = profile("laptop", **knobs | {"data.size": size, "seed": seed})
-    cases = load_cases(data)
+def misregistered(data: Path, folder: Path, residual_mm: float, seed: int) -> Path:
+    """A copy of a data set in which what is not CT lies `residual_mm` beside it, in plane, in a direction of its own for each
+    volume (linear interpolation); the test patients stay as they are."""
+    shutil.copytree(data, folder)
+    manifest = json.loads((folder / "dataset.json").read_text())
+    for entry in manifest["cases"]:
+        entry.pop("sha256", None)                            # of the files before the shift
+    (folder / "dataset.json").write_text(json.dumps(manifest))
+    generator = np.random.default_rng(seed)
+    for case in load_cases(folder):
+        for modality in (m for m in case.modalities if m != "CT" and case.split != "test"):
+            angle, image = generator.uniform(0, 2 * np.pi), nib.load(case.path(modality))
+            xyz = np.array([np.cos(angle), np.sin(angle), 0]) * residual_mm / np.array(image.header.get_zooms()[:3])
+            moved = ndimage.shift(image.get_fdata(dtype=np.float32), xyz, order=1, mode="nearest")
+            nib.save(nib.Nifti1Image(moved, image.affine), case.path(modality))
+    return folder
+
+
+def train_chain(cases: list[Case], run: Run, seconds: float, paired: int, **knobs: Any) -> tuple[Config, list[Case], float]:
+    """The three stages within a budget -> configuration, the cases stages 2 and 3 saw, and the seconds it took."""
+    cfg = profile("laptop", **{f"{name}.processor_seconds": share * seconds for name, share in SHARES.items()} | knobs)
     training = split(cases, "train")
     few = [case for case in cases if case.split != "train"] + training[:paired or None]
     train_vae(cfg, cases, run)
@@ -113,7 +135,13 @@ def compare(data: Path, run: Run, size: int, seconds: float, seed: int, paired: 
         raise VaeliteError(f"{seconds:g} s are too few for so many slices: loading and closed forms take most of them.")
     cfg = override(cfg, {"decoder_fit.processor_seconds": rest})
     finetune_decoder(cfg, few, run)
-    budget = sum(run.stages[name]["processor_seconds"] for name in ("vae", "mapper", "decoder"))
+    return cfg, few, sum(run.stages[name]["processor_seconds"] for name in ("vae", "mapper", "decoder"))
+
+
+def compare(data: Path, run: Run, size: int, seconds: float, seed: int, paired: int, methods: list[str]) -> dict:
+    """Train and judge the methods; see the module."""
+    cases = load_cases(data)
+    cfg, few, budget = train_chain(cases, run, seconds, paired, **{"data.size": size, "seed": seed})
     for name in BASELINES:
         if name in methods:
             train_baseline(name, cfg, few, run)
@@ -122,7 +150,7 @@ def compare(data: Path, run: Run, size: int, seconds: float, seed: int, paired: 
         translator.baselines["pairs"] = train_pairs(cfg, few, budget)
     test = load_slices(split(cases, "test"), size)
     return {"data": data.name, "size": size, "seconds": seconds, "budget": budget, "seed": seed,
-            "paired": len(training[:paired or None]), "shares": SHARES, "threads": torch.get_num_threads(),
+            "paired": len(split(few, "train")), "shares": SHARES, "threads": torch.get_num_threads(),
             "date": time.strftime("%Y-%m-%d"), "test_patients": len(test.names),
             "scores": {method: scores(translator, test, method) for method in methods}}
 
@@ -179,6 +207,7 @@ def main() -> None:
     sub.add_argument("--seconds", type=float, default=220.0)
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--paired", type=int, default=0, help="training patients with pairs; 0: all")
+    sub.add_argument("--residual-mm", type=float, default=0.0, help="misregistration of the training pairs")
     sub.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     sub = commands.add_parser("draw")
     sub.add_argument("figure", type=Path)
@@ -186,8 +215,11 @@ def main() -> None:
     options = parser.parse_args()
     if options.command == "train":
         with tempfile.TemporaryDirectory() as folder:
-            result = compare(options.data, open_run(Path(folder) / "run"), options.size, options.seconds, options.seed,
-                             options.paired, options.methods)
+            data = options.data
+            if options.residual_mm:
+                data = misregistered(data, Path(folder) / data.name, options.residual_mm, options.seed)
+            result = compare(data, open_run(Path(folder) / "run"), options.size, options.seconds, options.seed,
+                             options.paired, options.methods) | {"residual_mm": options.residual_mm}
         options.out.write_text(json.dumps(result, indent=1) + "\n")
         print(table([result]))
     else:

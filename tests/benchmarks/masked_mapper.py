@@ -59,7 +59,7 @@ def judge(translator: Translator, plain, slices: SliceSet, source: str, target: 
         if len(some) > 1:
             found[name] |= {"patches": patch_rank(images.mean(0), x, images.std(0), slices.mask), "latent": honesty(some, z),
                             "slice_mean": honesty(some.mean((-2, -1)), z.mean((-2, -1)))}
-    found["masked, nothing shown"]["patches"] = patch_rank(vae.decode(mapper(*task)), x, own_scale(mapper, *task), slices.mask)
+    found["masked, nothing shown"]["patches"] = patch_rank(vae.decode(mapper(*task)), x, own_scale(mapper, *task, vae.config.factor), slices.mask)
     return found | hidden_errors(mapper, *task, z, generator)
 
 
@@ -85,12 +85,12 @@ def hidden_errors(mapper: MaskedMapper, z: Tensor, given: Tensor, target: Tensor
     return found
 
 
-def own_scale(mapper: MaskedMapper, z: Tensor, given: Tensor, target: Tensor) -> Tensor:
-    """The Laplace scale that the head itself gives with nothing shown, mean over channels, at the size of an image."""
+def own_scale(mapper: MaskedMapper, z: Tensor, given: Tensor, target: Tensor, factor: int) -> Tensor:
+    """The Laplace scale that the head itself gives with nothing shown, mean over channels, `factor` times as large: an image."""
     sources = mapper.normalise(z, given)
     nothing = torch.zeros_like(z[:, 0])
     log_scale = mapper.density(sources, nothing, nothing[:, :1].bool(), given, target)[1]
-    return F.interpolate(log_scale.exp().mean(1, keepdim=True), scale_factor=8)
+    return F.interpolate(log_scale.exp().mean(1, keepdim=True), scale_factor=factor)
 
 
 def patch_rank(drawn: Tensor, wanted: Tensor, spread: Tensor, mask: Tensor) -> float:

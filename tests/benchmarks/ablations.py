@@ -1,0 +1,147 @@
+"""Which part of the method earns its place? The three stages with one thing changed, at equal training time.
+
+    python tests/benchmarks/ablations.py train DATA OUT.json --seconds 60 --seed 0 [--size 64] [--only NAME ...]
+    python tests/benchmarks/ablations.py table RESULT.json ...
+
+Everything else as `compare_methods`: processor seconds, test patients, all directions. A change that takes time away from
+each step leaves more steps: time is what is equal. "stage-1 decoder", "blend" and "fine-tuned" are the decoders that the
+shipped method chooses from for each direction on validation, each used everywhere.
+"""
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from unittest.mock import patch
+
+import torch
+import torch.nn.functional as F
+from compare_methods import mean_over, scores, table, train_chain
+from torch import Tensor
+
+from vaelite.cases import Case, load_cases
+from vaelite.decoder import GuidedDecoder
+from vaelite.layers import Guidance
+from vaelite.mapper import Block, LatentMapper
+from vaelite.profiles import TOKENIZERS
+from vaelite.runs import open_run
+from vaelite.slices import load_slices
+from vaelite.stages import load_translator, split
+
+SHIPPED = "as shipped"
+DECODERS = {SHIPPED: "vaelite", "stage-1 decoder": "mapped", "blend": "blended", "fine-tuned": "finetuned"}
+
+
+FORWARD, FIT_BLEND = GuidedDecoder.forward, GuidedDecoder.fit_blend
+
+
+def added_condition(self: Block, x: Tensor, condition: Tensor, grid: tuple[int, int]) -> Tensor:
+    """A block that is told the task by a vector added to its tokens, as a plain transformer is; gates all open."""
+    x = x + condition[:, None]
+    x = x + self.attend(self.norm1(x))
+    image = x.transpose(1, 2).unflatten(2, grid)
+    x = x + self.local(image).flatten(2).transpose(1, 2)
+    return x + self.mlp(self.norm2(x))
+
+
+def blind_forward(self: GuidedDecoder, z: Tensor, linear: Tensor, x: Tensor, given: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    return FORWARD(self, z, linear, torch.full_like(x, -1.0), given, target)
+
+
+def blind_fit(self: GuidedDecoder, draft: Tensor, x: Tensor, *others) -> None:
+    FIT_BLEND(self, draft, torch.full_like(x, -1.0), *others)
+
+
+@contextlib.contextmanager
+def no_sources() -> Iterator[None]:
+    """Stage 3 with air in place of the source slices."""
+    with patch.object(GuidedDecoder, "forward", blind_forward), patch.object(GuidedDecoder, "fit_blend", blind_fit):
+        yield
+
+
+@contextlib.contextmanager
+def untold_target() -> Iterator[None]:
+    """Stage 3 alone is not told which modality it draws; the mapper still is."""
+    told = GuidedDecoder.__init__
+
+    class SourcesOnly(Guidance):
+        def forward(self, given: Tensor, target: Tensor) -> Tensor:
+            return super().forward(given, torch.zeros_like(target))
+
+    def init(self: GuidedDecoder, *args) -> None:
+        told(self, *args)
+        self.guidance.__class__ = SourcesOnly
+
+    with patch.object(GuidedDecoder, "__init__", init):
+        yield
+
+
+def no_ridge(self: LatentMapper, sources: Tensor, given: Tensor, target: Tensor) -> Tensor:
+    return sources.new_zeros(len(sources), self.config.latent_channels, *sources.shape[-2:])
+
+
+def no_depthwise(self: Block, x: Tensor, condition: Tensor, grid: tuple[int, int]) -> Tensor:
+    """`Block.forward` without its depthwise convolution."""
+    scale1, shift1, gate1, _, scale2, shift2, gate2 = self.modulation(F.silu(condition))[:, None].chunk(7, dim=-1)
+    x = x + gate1 * self.attend(self.norm1(x) * (1 + scale1) + shift1)
+    return x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
+
+
+ABLATIONS: dict[str, dict | Callable[[], contextlib.AbstractContextManager]] = {    # knobs, or a patch of the library
+    SHIPPED: {},
+    "VAE from noise, no PCA start": {"vae.pca_start": False},
+    "mapper from noise, no ridge start": lambda: patch.object(LatentMapper, "ridge", no_ridge),
+    "condition added to tokens, no adaLN-Zero": lambda: patch.object(Block, "forward", added_condition),
+    "no depthwise mixing": lambda: patch.object(Block, "forward", no_depthwise),
+    "stage 3 does not see the sources": no_sources,
+    "stage 3 is not told the target": untold_target,
+    "mapper not finished with the decoder": {"decoder.end_to_end": False},
+    "4 latent channels (KL-8)": TOKENIZERS["KL-8"],
+    "16x, 16 channels (KL-16)": TOKENIZERS["KL-16"],
+}
+
+
+def ablate(cases: list[Case], change: dict | Callable, size: int, seconds: float, seed: int, methods: dict[str, str],
+           ) -> tuple[dict, float]:
+    """Train with one change and judge -> {name: scores of all tasks}, and the processor seconds it took."""
+    knobs = change if isinstance(change, dict) else {}
+    with contextlib.nullcontext() if isinstance(change, dict) else change(), tempfile.TemporaryDirectory() as folder:
+        run = open_run(Path(folder) / "run")
+        cfg, _, used = train_chain(cases, run, seconds, 0, **{"data.size": size, "seed": seed} | knobs)
+        translator, test = load_translator(run, cfg), load_slices(split(cases, "test"), size)
+        return {name: scores(translator, test, method) for name, method in methods.items()}, used
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    sub = commands.add_parser("train")
+    sub.add_argument("data", type=Path)
+    sub.add_argument("out", type=Path)
+    sub.add_argument("--size", type=int, default=64)
+    sub.add_argument("--seconds", type=float, default=60.0)
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--only", nargs="+", default=list(ABLATIONS), choices=list(ABLATIONS))
+    sub = commands.add_parser("table")
+    sub.add_argument("results", nargs="+", type=Path)
+    options = parser.parse_args()
+    if options.command == "table":
+        print(table([json.loads(path.read_text()) for path in options.results]))
+        return
+    cases = load_cases(options.data)
+    result = {"data": options.data.name, "size": options.size, "seconds": options.seconds, "seed": options.seed,
+              "threads": torch.get_num_threads(), "date": time.strftime("%Y-%m-%d"), "budgets": {}, "scores": {}}
+    for name in options.only:
+        methods = DECODERS if name == SHIPPED else {name: "vaelite"}
+        found, result["budgets"][name] = ablate(cases, ABLATIONS[name], options.size, options.seconds, options.seed, methods)
+        result["scores"] |= found
+        options.out.write_text(json.dumps(result, indent=1) + "\n")    # kept after each: the next may be interrupted
+        print(f"{name}: {mean_over(found[next(iter(found))], 'psnr'):.2f} dB", flush=True)
+
+
+if __name__ == "__main__":
+    main()
