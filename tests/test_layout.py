@@ -16,7 +16,7 @@ TIERS = [
     {"scale"},
     {"intensity", "vae", "decoder", "mapper", "losses", "adversarial", "metrics", "gamma", "dose"}
     | {"figures", "dose_figures", "explore", "runs", "pages"},
-    {"baselines", "masked", "resume", "published"},
+    {"baselines", "masked", "resume", "published", "studies"},
     {"volumes", "report"},
     {"cases"},
     {"slices"},

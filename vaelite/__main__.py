@@ -68,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
 
     sub = command("report", print_report, "print the tables of a run's report.json as Markdown")
     sub.add_argument("run", type=Path)
+    sub.add_argument("--into", type=Path, help="write them into this file instead, between <!-- summary:RUN --> and <!-- end -->")
 
     sub = command("config", print_config, "print a profile's knobs as JSON, or the value of one knob")
     sub.add_argument("profile", nargs="?", default="laptop")
@@ -153,10 +154,17 @@ def check_data(options: argparse.Namespace) -> None:
 
 
 def print_report(options: argparse.Namespace) -> None:
-    from .report import report_tables
+    from .report import fill, report_tables
     from .runs import open_run
 
-    print(report_tables(open_run(options.run).report()))
+    report = open_run(options.run).report()
+    if not options.into:
+        print(report_tables(report))
+        return
+    text = options.into.read_text(encoding="utf-8")
+    if f":{report['run']} -->" not in text:
+        raise VaeliteError(f"{options.into} has no place for this run: no line <!-- summary:{report['run']} --> in it.")
+    options.into.write_text(fill(text, report), encoding="utf-8")
 
 
 def print_config(options: argparse.Namespace) -> None:

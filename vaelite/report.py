@@ -24,11 +24,13 @@ NO_PAPER_VALUE = "the abstract gives none"
 
 def report_tables(report: dict[str, Any]) -> str:
     """All tables of a report as Markdown, each with its convention and n."""
-    data, counts = report["data"], report["data"]["cases"]
-    head = (f"Run `{report['run']}` (profile {report['profile']}, seed {report['seed']}) on `{data['name']}`: "
-            f"{counts['train']} training, {counts['validation']} validation, {counts['test']} test patients; "
-            f"mean ± SD over test patients. Images: {'; '.join(data['sources'])}. Research and teaching only.")
-    parts = [head, training_table(report), "## Reconstruction", reconstruction_table(report), "## Translation"]
+    return f"{report_summary(report)}\n\n{report_details(report)}"
+
+
+def report_details(report: dict[str, Any]) -> str:
+    """Every direction, metric and dose."""
+    data = report["data"]
+    parts = ["Mean ± SD over test patients.", "## Reconstruction", reconstruction_table(report), "## Translation"]
     parts += [translation_table(report, metric, on_grid) for metric in ("MAE", "PSNR", "SSIM") for on_grid in (False, True)]
     if rows_of(report, table="fusion"):
         parts += ["## Fusion", fusion_table(report)]
@@ -43,6 +45,28 @@ def report_tables(report: dict[str, Any]) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
+def report_summary(report: dict[str, Any]) -> str:
+    """Which data, what training cost, one line a method, and the report card: what fits on one screen."""
+    data, counts = report["data"], report["data"]["cases"]
+    head = (f"Run `{report['run']}` (profile {report['profile']}, seed {report['seed']}) on `{data['name']}`: "
+            f"{counts['train']} training, {counts['validation']} validation, {counts['test']} test patients; "
+            f"means over test patients. Images: {'; '.join(data['sources'])}. Research and teaching only.")
+    card = markdown(["question", "answer", "in numbers"], [list(line.values()) for line in report_card(report)])
+    return "\n\n".join([head, training_table(report), summary_table(report), card])
+
+
+def fill(text: str, report: dict[str, Any]) -> str:
+    """A document with this run's tables written anew between `<!-- summary:RUN -->` or `<!-- details:RUN -->` and
+    `<!-- end -->`: so no result in it is typed by hand."""
+    for kind, write in (("summary", report_summary), ("details", report_details)):
+        start = f"<!-- {kind}:{report['run']} -->"
+        before, found, after = text.partition(start)
+        if found:
+            tables = write(report).replace("\n## ", "\n#### ")
+            text = f"{before}{start}\n{tables}\n<!-- end -->{after.partition('<!-- end -->')[2]}"
+    return text
+
+
 def rows_of(report: dict[str, Any], **wanted: Any) -> list[dict[str, Any]]:
     """The rows whose fields equal all of `wanted`, e.g. rows_of(report, table="gamma", source="T1c")."""
     return [row for row in report["rows"] if all(row.get(key) == value for key, value in wanted.items())]
@@ -53,6 +77,25 @@ def training_table(report: dict[str, Any]) -> str:
     rows = [[name, f"{s['parameters']:,}", f"{s['steps']:,}", f"{s['seconds']:.0f}", f"{s['processor_seconds']:.0f}", s["device"]]
             for name, s in report["stages"].items()]
     return markdown(["network", "parameters trained", "steps", "seconds", "processor seconds", "device"], rows)
+
+
+def summary_table(report: dict[str, Any]) -> str:
+    """One line a method: means over the directions in the body, MAE by what the target is, and who is best how often."""
+    metrics = [("MAE", "HU"), ("MAE", "of range"), ("PSNR", "dB"), ("SSIM", "1")]
+    found = {}
+    for method in METHODS:
+        rows = [row for row in rows_of(report, table="translation", method=method) if row["convention"] == REPORTED[row["target"]][0]]
+        if rows:
+            found[method] = {key: {(row["source"], row["target"]): row["mean"] for row in rows
+                                   if (row["metric"], row["unit"]) == key} for key in metrics}
+    shown = [key for key in metrics if any(means[key] for means in found.values())]
+    maes = {method: means["MAE", "HU"] | means["MAE", "of range"] for method, means in found.items()}
+    best = [min(maes, key=lambda method: maes[method][direction]) for direction in next(iter(maes.values()))]
+    lines = [[METHODS[method], *[number(sum(means[key].values()) / len(means[key]), key[0], key[1]) for key in shown],
+              f"{best.count(method)} of {len(best)}"] for method, means in found.items()]
+    header = [f"{metric} [{unit}], {len(found[next(iter(found))][metric, unit])} directions" for metric, unit in shown]
+    return ("Means over directions, body mask; HU where the target is CT or CBCT, else of the reference's range\n\n"
+            + markdown(["method", *header, "lowest MAE"], lines))
 
 
 def reconstruction_table(report: dict[str, Any]) -> str:

@@ -20,7 +20,7 @@ from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
-from compare_methods import mean_over, scores, table, train_chain
+from compare_methods import scores, train_chain
 from torch import Tensor
 
 from vaelite.cases import Case, load_cases
@@ -31,6 +31,7 @@ from vaelite.profiles import TOKENIZERS
 from vaelite.runs import open_run
 from vaelite.slices import load_slices
 from vaelite.stages import load_translator, split
+from vaelite.studies import mean_over, study_table
 
 SHIPPED = "as shipped"
 DECODERS = {SHIPPED: "vaelite", "stage-1 decoder": "mapped", "blend": "blended", "fine-tuned": "finetuned"}
@@ -130,7 +131,7 @@ def main() -> None:
     sub.add_argument("results", nargs="+", type=Path)
     options = parser.parse_args()
     if options.command == "table":
-        print(table([json.loads(path.read_text()) for path in options.results]))
+        print(study_table([json.loads(path.read_text()) for path in options.results], "change"))
         return
     cases = load_cases(options.data)
     result = {"data": options.data.name, "size": options.size, "seconds": options.seconds, "seed": options.seed,

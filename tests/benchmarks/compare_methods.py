@@ -31,7 +31,6 @@ from torch import Tensor, nn
 from vaelite.baselines import BASELINES, UNet
 from vaelite.cases import Case, load_cases
 from vaelite.errors import VaeliteError
-from vaelite.figures import METHOD_COLOURS
 from vaelite.intensity import MODALITIES
 from vaelite.losses import image_loss, ssim_2d
 from vaelite.profiles import Config, override, profile
@@ -39,12 +38,12 @@ from vaelite.runs import Run, open_run
 from vaelite.slices import SliceSet, load_slices
 from vaelite.stages import (finetune_decoder, load_translator, mirrored, resolve_device, split, stage_slices, train_baseline,
                             train_mapper, train_vae)
+from vaelite.studies import draw_budget, study_table
 from vaelite.train import directions, fit
 from vaelite.translate import Translator, task_name
 
 SHARES = {"vae_fit": 0.05, "mapper_fit": 0.1}                # of the chain's seconds, chosen on validation; our choice
 METHODS = ("vaelite", "control", "unet", "pairs", "ridge", "copy")
-COLOURS = METHOD_COLOURS | {"pairs": "#332288"}
 
 
 class PairUNets(nn.Module):
@@ -155,48 +154,6 @@ def compare(data: Path, run: Run, size: int, seconds: float, seed: int, paired: 
             "scores": {method: scores(translator, test, method) for method in methods}}
 
 
-def mean_over(tasks: dict[str, dict[str, float]], metric: str, fused: bool = False) -> float:
-    values = [of_task[metric] for name, of_task in tasks.items() if ("+" in name) == fused]
-    return sum(values) / len(values) if values else float("nan")
-
-
-def table(results: list[dict]) -> str:
-    """Mean over directions, and over the fusions, of every method; mean over the results given (seeds)."""
-    lines = ["| method | PSNR [dB] | SSIM | MAE [% of range] | all sources: PSNR | SSIM | MAE |", "|--|--|--|--|--|--|--|"]
-    for method in results[0]["scores"]:
-        cells = []
-        for fused in (False, True):
-            for metric, factor, decimals in (("psnr", 1, 2), ("ssim", 1, 4), ("mae", 100, 3)):
-                found = torch.tensor([mean_over(r["scores"][method], metric, fused) for r in results if method in r["scores"]])
-                spread = f" ± {factor * float(found.std()):.{decimals}f}" if len(found) > 1 else ""
-                cells.append("–" if found.isnan().any() else f"{factor * float(found.mean()):.{decimals}f}{spread}")
-        lines.append(f"| {method} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def draw(figure_path: Path, results: list[dict]) -> None:
-    """PSNR and SSIM against the budget, one line a method, the seeds as points."""
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 2, figsize=(7, 3), layout="constrained")
-    for ax, (metric, label) in zip(axes, (("psnr", "PSNR [dB]"), ("ssim", "SSIM [1]"))):
-        for method in METHODS:
-            found = sorted((r["budget"], mean_over(r["scores"][method], metric)) for r in results if method in r["scores"])
-            if found:
-                by_budget = defaultdict(list)
-                for r in results:
-                    if method in r["scores"]:
-                        by_budget[r["seconds"]].append((r["budget"], mean_over(r["scores"][method], metric)))
-                means = [tuple(sum(v) / len(v) for v in zip(*by_budget[key])) for key in sorted(by_budget)]
-                ax.plot(*zip(*means), color=COLOURS[method], label=method)
-                ax.plot(*zip(*found), ".", color=COLOURS[method], markersize=4)
-        ax.set(xlabel="processor seconds", ylabel=label, xscale="log")
-        ax.grid(alpha=0.3)
-    axes[0].legend(fontsize=7)
-    figure.suptitle("Mean over all directions, test patients", fontsize=10)
-    figure.savefig(figure_path, dpi=150)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -221,13 +178,13 @@ def main() -> None:
             result = compare(data, open_run(Path(folder) / "run"), options.size, options.seconds, options.seed,
                              options.paired, options.methods) | {"residual_mm": options.residual_mm}
         options.out.write_text(json.dumps(result, indent=1) + "\n")
-        print(table([result]))
+        print(study_table([result]))
     else:
         results = [json.loads(path.read_text()) for path in options.results]
-        draw(options.figure, results)
+        draw_budget(results).savefig(options.figure, dpi=150)
         for seconds in sorted({r["seconds"] for r in results}):
             some = [r for r in results if r["seconds"] == seconds]
-            print(f"\n{seconds:g} s nominal, n = {len(some)} seeds\n\n{table(some)}")
+            print(f"\n{seconds:g} s nominal, n = {len(some)} seeds\n\n{study_table(some)}")
 
 
 if __name__ == "__main__":
