@@ -184,7 +184,7 @@ def test_new_guided_decoder_is_the_stage_1_decoder():
     with torch.no_grad():
         for parameter in vae.decoder.parameters():           # a decoder that draws something
             parameter.add_(0.02 * torch.randn_like(parameter))
-        guided = GuidedDecoder(vae.decoder, DecoderConfig())
+        guided = GuidedDecoder(DecoderConfig(fine_tune=True), vae.decoder)
         z = vae.encode(x).mean
         drawn, _ = guided(z, vae.linear_decode(z), *alone(-x[:, 0], 0, 1))
         np.testing.assert_allclose(drawn, vae.decode(z), atol=1e-6)
@@ -194,7 +194,7 @@ def test_new_guided_decoder_is_the_stage_1_decoder():
 
 def test_blend_is_least_squares_inside_the_body():
     """Wanted = 0.3 source + 0.6 draft shifted by one pixel, counted from air: the filters find both, whatever lies outside."""
-    guided = GuidedDecoder(VAE(VAEConfig()).decoder, DecoderConfig())
+    guided = GuidedDecoder(DecoderConfig())
     draft, x = torch.rand(2, 5, 1, 24, 24, generator=torch.Generator().manual_seed(0)).unbind(0)
     mask = torch.zeros(5, 24, 24, dtype=torch.bool)
     mask[:, 4:20, 4:20] = True
@@ -209,7 +209,7 @@ def test_blend_is_least_squares_inside_the_body():
 
 
 def test_blend_leaves_air_alone():
-    guided = GuidedDecoder(VAE(VAEConfig()).decoder, DecoderConfig())
+    guided = GuidedDecoder(DecoderConfig())
     guided.blend_kernel.normal_(generator=torch.Generator().manual_seed(0))
     air = torch.full((2, 1, 16, 16), -1.0)
     torch.testing.assert_close(guided.blend(air, *alone(air[:, 0], 0, 1)), air)

@@ -213,16 +213,17 @@ def test_finetuning_leaves_encoder_and_mapper_bit_for_bit(finished, tmp_path):
     again = open_run(tmp_path / "copy")
     files = [again.file_of(name) for name in ("vae", "mapper")]
     before = [file.read_bytes() for file in files]
-    for end_to_end in (True, False):
-        knobs = {"decoder.end_to_end": end_to_end, "decoder_fit.steps": 3}         # another stage 3: it is trained, not kept
+    for fine_tune, end_to_end in ((True, True), (True, False), (False, False)):
+        knobs = {"decoder.fine_tune": fine_tune, "decoder.end_to_end": end_to_end, "decoder_fit.steps": 3}    # another stage 3
         translator = finetune_decoder(profile("smoke", **KNOBS | knobs), cases, again)
         assert [again.file_of(name) for name in ("vae", "mapper")] == files and [file.read_bytes() for file in files] == before
-        if end_to_end:
-            pairs = zip(translator.mapper.parameters(), translator.decoder.mapper.parameters(), strict=True)
-            assert any(not torch.equal(a, b) for a, b in pairs)
-        assert (translator.decoder.mapper is not None) == end_to_end
+        for was, copy, learns in ((translator.mapper, translator.decoder.mapper, end_to_end),
+                                  (translator.vae.decoder, translator.decoder.decoder, fine_tune)):
+            assert (copy is not None) == learns
+            assert not learns or any(not torch.equal(a, b) for a, b in zip(was.parameters(), copy.parameters(), strict=True))
         trained = {name.split(".")[0] for name in again.load_stage("decoder").weights} - {"blend_kernel", "log_error"}
-        assert trained == {"decoder", "guidance", "unet"} | ({"mapper"} if end_to_end else set())     # and no encoder
+        copies = ({"decoder"} if fine_tune else set()) | ({"mapper"} if end_to_end else set())
+        assert trained == {"guidance", "unet"} | copies      # and no encoder
 
 
 def test_mapper_before_vae_says_what_to_run(tiny_set, tmp_path):

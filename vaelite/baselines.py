@@ -38,11 +38,11 @@ class NoLatentControl(nn.Module):
 
     def __init__(self, config: UNetConfig):
         super().__init__()
-        self.guided = GuidedDecoder(nn.Identity(), DecoderConfig(**asdict(config), end_to_end=False))
+        self.guided = GuidedDecoder(DecoderConfig(**asdict(config)))
 
     def forward(self, x: Tensor, given: Tensor, target: Tensor) -> Tensor:
         air = torch.full_like(x[:, :1], -1.0)
-        return self.guided(torch.zeros_like(air), air, x, given, target)[0]    # a draft of air: it tells nothing
+        return self.guided(air, air, x, given, target)[0]    # a draft of air: it tells nothing
 
     def fit_blend(self, x: Tensor, wanted: Tensor, mask: Tensor, given: Tensor, target: int) -> None:
         """Start at the best linear filter of the sources, as stage 3 does; shapes as `GuidedDecoder.fit_blend`."""

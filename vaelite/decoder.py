@@ -1,12 +1,12 @@
-"""Stage 3: the decoder, fine-tuned on mapped latents and guided by the source images.
+"""Stage 3: drawing from mapped latents, guided by the source images.
 
-A mapped latent is not a true one: the stage-1 decoder draws its errors faithfully. Here a copy of that decoder goes on learning
-from mapped latents, and a U-Net sees its draft beside the source slices, for the detail that 8 x or 16 x compression lost.
-Again a linear path in closed form carries most: a blend of draft and source slices (least squares, one 3 x 3 filter each).
-From CBCT to CT it keeps much of the source, from MR to CT hardly any. The U-Net scales this blend pixel by pixel, so that the
-noise of the source's air need not be drawn away, and adds to it. It starts silent, so fine-tuning starts at the blend. A copy of
-the mapper goes on learning with it, from the image loss (end to end); the encoder never does.
-All this is our choice; the paper says only that the decoder is fine-tuned.
+A mapped latent is not a true one, and the detail that 8 x or 16 x compression lost is in the source slices. Again a linear path in
+closed form carries most: a blend of the draft, what the latents decode to, and the source slices (least squares, one 3 x 3
+filter each). From CBCT to CT it keeps much of the source, from MR to CT hardly any. A U-Net sees draft, sources and blend; it scales
+the blend pixel by pixel, so that the noise of the source's air need not be drawn away, and adds to it. It starts silent.
+The paper fine-tunes the stage-1 decoder, an option here (`fine_tune`), as is finishing the mapper with it (`end_to_end`). With the
+training time of a laptop both lost more steps than they gained (validation): there the draft is the latents' linear decode and
+the U-Net alone learns. All of it is our choice but the fine-tuning.
 """
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ from .unet import ConditionedUNet, UNetConfig
 
 @dataclass(frozen=True)
 class DecoderConfig(UNetConfig):
-    """What is added to the stage-1 decoder: a U-Net of the baseline's shape, so that a comparison shows what latents add."""
+    """A U-Net of the baseline's shape, so that a comparison shows what latents add; and what else learns with it."""
 
-    end_to_end: bool = True                                  # the mapper too learns from the image loss
+    fine_tune: bool = False                                  # a copy of the stage-1 decoder draws the draft, not its linear path
+    end_to_end: bool = False                                 # a copy of the mapper learns from the image loss
 
 
 class GuidedDecoder(nn.Module):
@@ -37,11 +38,11 @@ class GuidedDecoder(nn.Module):
     p(e) = exp(-|e| / b) / 2b: (b, 1, H, W) each.
     """
 
-    def __init__(self, decoder: nn.Module, config: DecoderConfig, mapper: nn.Module | None = None):
+    def __init__(self, config: DecoderConfig, decoder: nn.Module | None = None, mapper: nn.Module | None = None):
         super().__init__()
         m = config.modalities
         self.config = config
-        self.decoder = copy.deepcopy(decoder)                # starts as the stage-1 decoder, which stays as it is
+        self.decoder = copy.deepcopy(decoder) if config.fine_tune else None    # starts as the stage-1 decoder, which stays as it is
         self.mapper = copy.deepcopy(mapper) if config.end_to_end else None    # starts as stage 2 left it
         self.guidance = Guidance(m, config.condition_width)
         self.unet = ConditionedUNet(m + 2, 3, config)
@@ -52,7 +53,7 @@ class GuidedDecoder(nn.Module):
         self.register_buffer("log_error", torch.full(kernel.shape[:2], -3.0))    # ln of the blend's mean absolute error
 
     def forward(self, z: Tensor, linear: Tensor, x: Tensor, given: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        draft = linear + self.decoder(z)
+        draft = linear + self.decoder(z) if self.decoder else linear
         blend = self.blend(draft, x, given, target)
         images = torch.cat([only(x, given, absent=-1.0), draft, blend], 1)
         gain, detail, scale = self.unet(images, self.guidance(given, target)).chunk(3, dim=1)

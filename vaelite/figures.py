@@ -219,6 +219,24 @@ def draw_uncertainty(x: Any, half_width: Any, x_reference: Any, modality: str, p
     return figure
 
 
+def draw_reliability(half_width: Any, error: Any, modality: str, coverage: float = 0.8) -> Figure:
+    """Is the error large where the interval is wide? half_width, error: (n,) of the body's pixels in [-1, 1]; in ten groups of
+    equal size by predicted width, the width against the one that would have held `coverage` of the group."""
+    unit = (DISPLAYS[modality].high - DISPLAYS[modality].low) / 2
+    half_width, error = unit * np.asarray(half_width), unit * np.asarray(error)
+    groups = np.array_split(np.argsort(half_width), 10)
+    predicted, needed = np.array([[half_width[g].mean(), np.quantile(error[g], coverage)] for g in groups]).T
+    figure, axes = new_figure(3.4, width_in=4.2)
+    ax, most = axes[0, 0], 1.05 * max(predicted.max(), needed.max())
+    ax.plot([0, most], [0, most], color="#999999", linestyle="--", label="as wide as it should be")
+    ax.plot(predicted, needed, "o-", color=METHOD_COLOURS["vaelite"], label="a tenth of the pixels each")
+    ax.set(xlim=(0, most), ylim=(0, most))
+    plain_axes(ax, f"half width predicted [{DISPLAYS[modality].unit}]", f"half width needed for {100 * coverage:.0f} % [{DISPLAYS[modality].unit}]")
+    ax.legend(fontsize=8)
+    headline(figure, f"The widest tenth needed {needed[-1] / needed[0]:.0f} times the width of the narrowest")
+    return figure
+
+
 def compare(figure: Figure, axes: np.ndarray, left: tuple[Any, str, str], predictions: Mapping[str, Any],
             x_reference: Any, modality: str, pixel_mm: float, mask: Any, copy: bool = False,
             bar: Axes | None = None) -> Figure:

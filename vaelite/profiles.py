@@ -51,11 +51,11 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     vae: VAEConfig = field(default_factory=VAEConfig)
-    vae_fit: FitConfig = field(default_factory=lambda: FitConfig(steps=500, learning_rate=2e-3))
+    vae_fit: FitConfig = field(default_factory=lambda: FitConfig(steps=400, learning_rate=2e-3))
     mapper: MapperConfig = field(default_factory=MapperConfig)
-    mapper_fit: FitConfig = field(default_factory=lambda: FitConfig(steps=350, batch=16, learning_rate=1.5e-3))
+    mapper_fit: FitConfig = field(default_factory=lambda: FitConfig(steps=200, batch=16, learning_rate=1.5e-3))
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
-    decoder_fit: FitConfig = field(default_factory=lambda: FitConfig(steps=600, learning_rate=3e-3))
+    decoder_fit: FitConfig = field(default_factory=lambda: FitConfig(steps=1000, learning_rate=3e-3))
     unet: UNetConfig = field(default_factory=UNetConfig)
     unet_fit: FitConfig = field(default_factory=lambda: FitConfig(learning_rate=4e-3))    # trained for the method's seconds
     control: UNetConfig = field(default_factory=UNetConfig)
@@ -73,7 +73,7 @@ PROFILES: dict[str, dict[str, Any]] = {
               "dose.grid_mm": 6.0},
     "paper": {"data.size": 256, "data.cases": 87, "data.slice_step": 1, "vae.factor": 16, "vae.encoder_widths": (128, 256, 512),
               "vae.decoder_widths": (64, 128, 256, 512), "vae.blocks": 2, "mapper.width": 768, "mapper.depth": 12,
-              "mapper.heads": 12, "decoder.features": (64, 64, 128, 256, 512, 64),
+              "mapper.heads": 12, "decoder.features": (64, 64, 128, 256, 512, 64), "decoder.fine_tune": True,
               "unet.features": (64, 64, 128, 256, 512, 64), "control.features": (64, 64, 128, 256, 512, 64),
               "vae_fit.steps": 50_000, "mapper_fit.steps": 30_000, "decoder_fit.steps": 50_000,
               "vae_fit.batch": 32, "mapper_fit.batch": 64, "decoder_fit.batch": 32, "unet_fit.batch": 32, "control_fit.batch": 32,

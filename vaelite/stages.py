@@ -106,10 +106,10 @@ def train_mapper(cfg: Config, cases: list[Case], run: Run, on_step: OnStep | Non
 
 
 def finetune_decoder(cfg: Config, cases: list[Case], run: Run, on_step: OnStep | None = None) -> Translator:
-    """Stage 3: copies of decoder and mapper learn to draw from mapped latents; the saved VAE and mapper stay as they are.
+    """Stage 3: a decoder learns to draw from mapped latents and sources; the saved VAE and mapper stay as they are.
 
-    Fine-tuning can hurt where source and target nearly agree, so the stage-1 decoder, alone and blended with the source in
-    closed form, is kept, and the best of the three is chosen for each direction by the mean absolute error on validation.
+    It can hurt where source and target nearly agree, so the stage-1 decoder, and the blend in closed form, are kept, and the
+    best of the three is chosen for each direction by the mean absolute error on validation.
     """
     if is_finished("decoder", cfg, cases, run):
         return load_translator(run, cfg)
@@ -124,20 +124,21 @@ def finetune_decoder(cfg: Config, cases: list[Case], run: Run, on_step: OnStep |
         raise VaeliteError(f"No validation patient can judge {', '.join(unjudged)}, so no decoder could be chosen. Put a "
                            f"patient who has both modalities into the validation split of dataset.json.")
     latents = encode_slices(vae, slices, cfg.vae_fit.bf16)
-    decoder = GuidedDecoder(vae.decoder, cfg.decoder, mapper).to(device).requires_grad_(True)
+    decoder = GuidedDecoder(cfg.decoder, vae.decoder, mapper).to(device).requires_grad_(True)
     mapper = decoder.mapper or mapper                        # end to end: the copy that goes on learning
     adversary = adversary_of(cfg, device)
 
     def mapped_task(rows: Tensor, given: Tensor, target: Tensor, mirror: Tensor) -> tuple[Tensor, ...]:
         """Mapped latents, their linear decode, all slices and the wanted slices of a batch."""
         x = mirrored(slices.x[rows], mirror).to(device)
-        mapped = mapper(latents[mirror, rows].float().to(device), given.to(device), target.to(device))
+        with torch.set_grad_enabled(cfg.decoder.end_to_end):
+            mapped = mapper(latents[mirror, rows].float().to(device), given.to(device), target.to(device))
         return mapped, vae.linear_decode(mapped), x, x[torch.arange(len(x)), target][:, None]
 
     with torch.no_grad():                                    # closed form, before any step
         for rows, given, target in sample_tasks(slices, generator):
-            mapped, _, x, wanted = mapped_task(rows, given, target, torch.zeros_like(rows))
-            draft, mask = vae.decode(mapped), slices.mask[rows].to(device)
+            mapped, linear, x, wanted = mapped_task(rows, given, target, torch.zeros_like(rows))
+            draft, mask = vae.decode(mapped) if cfg.decoder.fine_tune else linear, slices.mask[rows].to(device)
             decoder.fit_blend(draft, x, wanted, mask, given[0].to(device), int(target[0]))
 
     def batch_loss() -> dict[str, Tensor]:
@@ -232,7 +233,7 @@ def load_translator(run: Run, cfg: Config | None = None) -> Translator:
     """All stages of a run, with the baselines that were trained."""
     stage = run.load_stage("decoder")
     vae, mapper = load_vae(run, cfg), load_mapper(run, cfg)
-    guided = GuidedDecoder(vae.decoder, rebuild(DecoderConfig, stage.record["model"]), mapper)
+    guided = GuidedDecoder(rebuild(DecoderConfig, stage.record["model"]), vae.decoder, mapper)
     guided = restore(guided, stage.weights, run, "decoder", cfg)
     baselines = {}
     for name, kind in BASELINES.items():

@@ -46,8 +46,8 @@ class Translator:
         """Translate slices in [-1, 1] from `source`, one modality or a tuple of them, to `target` -> (n, 1, h, w) in [-1, 1].
 
         x: (n, sources, h, w), in the order of `source`.
-        method: "vaelite" (the one of DECODERS that validation chose), "mapped" (stage-1 decoder), "blended" (the same
-        mixed with the sources in closed form), "finetuned" (stage 3), "ridge" (the mapper's linear start, stage-1 decoder),
+        method: "vaelite" (the one of DECODERS that validation chose), "mapped" (stage-1 decoder), "blended" (the
+        draft of stage 3 mixed with the sources in closed form), "finetuned" (stage 3), "ridge" (the mapper's linear start, stage-1 decoder),
         "unet", "control" (the image-space baselines), "copy".
         """
         sources = as_tuple(source)
@@ -101,9 +101,12 @@ class Translator:
         return self.finetuned(z, stack, given, to)[0] if method == "finetuned" else self.untrained(z, stack, given, to, method)
 
     def untrained(self, z: Tensor, stack: Tensor, given: Tensor, to: Tensor, method: str) -> Tensor:
-        """Stages 1 and 2 alone ("mapped"), or mixed with the sources in closed form ("blended")."""
-        draft = self.vae.decode(self.mapper(z, given, to))
-        return draft if method == "mapped" else self.decoder.blend(draft, stack, given, to)
+        """Stages 1 and 2 alone ("mapped"), or stage 3 before its training: mixed with the sources in closed form ("blended")."""
+        mapped = self.mapper(z, given, to)
+        if method == "mapped":
+            return self.vae.decode(mapped)
+        draft = self.vae.decode(mapped) if self.decoder.decoder else self.vae.linear_decode(mapped)
+        return self.decoder.blend(draft, stack, given, to)
 
     def finetuned(self, z: Tensor, stack: Tensor, given: Tensor, to: Tensor) -> tuple[Tensor, Tensor]:
         """Stage 3: slice and ln of the scale of its error."""

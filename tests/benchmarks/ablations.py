@@ -100,7 +100,9 @@ ABLATIONS: dict[str, dict | Callable[[], contextlib.AbstractContextManager]] = {
     "no depthwise mixing": lambda: patch.object(Block, "forward", no_depthwise),
     "stage 3 does not see the sources": no_sources,
     "stage 3 is not told the target": untold_target,
-    "mapper not finished with the decoder": {"decoder.end_to_end": False},
+    "stage-1 decoder fine-tuned too": {"decoder.fine_tune": True},
+    "mapper finished end to end": {"decoder.end_to_end": True},
+    "both": {"decoder.fine_tune": True, "decoder.end_to_end": True},
     "4 latent channels (KL-8)": TOKENIZERS["KL-8"],
     "16x, 16 channels (KL-16)": TOKENIZERS["KL-16"],
 }

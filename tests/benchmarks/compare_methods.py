@@ -42,7 +42,7 @@ from vaelite.studies import draw_budget, study_table
 from vaelite.train import directions, fit
 from vaelite.translate import Translator, task_name
 
-SHARES = {"vae_fit": 0.05, "mapper_fit": 0.1}                # of the chain's seconds, chosen on validation; our choice
+SHARES = {"vae_fit": 0.05, "mapper_fit": 0.05}               # of the chain's seconds, chosen on validation; our choice
 METHODS = ("vaelite", "control", "unet", "pairs", "ridge", "copy")
 
 

@@ -33,7 +33,7 @@ def steps(cfg: Config, size: int) -> dict[str, Step]:
     """A training step of each network at this size, and the encoding of a batch."""
     vae = VAE(cfg.vae)
     mapper = LatentMapper(MapperConfig(**asdict(cfg.mapper) | {"latent_channels": cfg.vae.latent_channels}))
-    decoder = GuidedDecoder(vae.decoder, cfg.decoder, mapper)
+    decoder = GuidedDecoder(cfg.decoder, vae.decoder, mapper)
     x = torch.rand(cfg.decoder_fit.batch, 1, size, size) * 2 - 1
     stack, given = in_slot(x[:, 0], torch.zeros(len(x), dtype=torch.long), absent=-1.0)
     target = torch.ones(len(x), dtype=torch.long)
