@@ -1,12 +1,12 @@
 """Stage 3: drawing from mapped latents, guided by the source images.
 
-A mapped latent is not a true one, and the detail that 8 x or 16 x compression lost is in the source slices. Again a linear path in
-closed form carries most: a blend of the draft, what the latents decode to, and the source slices (least squares, one 3 x 3
-filter each). From CBCT to CT it keeps much of the source, from MR to CT hardly any. A U-Net sees draft, sources and blend; it scales
-the blend pixel by pixel, so that the noise of the source's air need not be drawn away, and adds to it. It starts silent.
-The paper fine-tunes the stage-1 decoder, an option here (`fine_tune`), as is finishing the mapper with it (`end_to_end`). With the
-training time of a laptop both lost more steps than they gained (validation): there the draft is the latents' linear decode and
-the U-Net alone learns. All of it is our choice but the fine-tuning.
+A mapped latent is not a true one, and the detail that 8 x or 16 x compression lost is in the source slices. Again a linear
+path in closed form carries most: a blend of the draft, what the latents decode to, and the source slices (least squares, one
+3 x 3 filter each). From CBCT to CT it keeps much of the source, from MR to CT hardly any. A U-Net sees draft, sources and blend;
+it scales the blend pixel by pixel, so that the noise of the source's air need not be drawn away, and adds to it. It starts
+silent. The paper fine-tunes the stage-1 decoder, an option here (`fine_tune`), as is finishing the mapper with it
+(`end_to_end`). With the training time of a laptop both lost more steps than they gained (validation): there the draft is the
+latents' linear decode and the U-Net alone learns. All of it is our choice but the fine-tuning.
 """
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class GuidedDecoder(nn.Module):
         super().__init__()
         m = config.modalities
         self.config = config
-        self.decoder = copy.deepcopy(decoder) if config.fine_tune else None    # starts as the stage-1 decoder, which stays as it is
+        self.decoder = copy.deepcopy(decoder) if config.fine_tune else None    # starts as the stage-1 decoder, which stays
         self.mapper = copy.deepcopy(mapper) if config.end_to_end else None    # starts as stage 2 left it
         self.guidance = Guidance(m, config.condition_width)
         self.unet = ConditionedUNet(m + 2, 3, config)

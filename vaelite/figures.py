@@ -231,7 +231,8 @@ def draw_reliability(half_width: Any, error: Any, modality: str, coverage: float
     ax.plot([0, most], [0, most], color="#999999", linestyle="--", label="as wide as it should be")
     ax.plot(predicted, needed, "o-", color=METHOD_COLOURS["vaelite"], label="a tenth of the pixels each")
     ax.set(xlim=(0, most), ylim=(0, most))
-    plain_axes(ax, f"half width predicted [{DISPLAYS[modality].unit}]", f"half width needed for {100 * coverage:.0f} % [{DISPLAYS[modality].unit}]")
+    shown = DISPLAYS[modality].unit
+    plain_axes(ax, f"half width predicted [{shown}]", f"half width needed for {100 * coverage:.0f} % [{shown}]")
     ax.legend(fontsize=8)
     headline(figure, f"The widest tenth needed {needed[-1] / needed[0]:.0f} times the width of the narrowest")
     return figure

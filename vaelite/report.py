@@ -84,7 +84,8 @@ def summary_table(report: dict[str, Any]) -> str:
     metrics = [("MAE", "HU"), ("MAE", "of range"), ("PSNR", "dB"), ("SSIM", "1")]
     found = {}
     for method in METHODS:
-        rows = [row for row in rows_of(report, table="translation", method=method) if row["convention"] == REPORTED[row["target"]][0]]
+        rows = [row for row in rows_of(report, table="translation", method=method)
+                if row["convention"] == REPORTED[row["target"]][0]]
         if rows:
             found[method] = {key: {(row["source"], row["target"]): row["mean"] for row in rows
                                    if (row["metric"], row["unit"]) == key} for key in metrics}

@@ -40,7 +40,8 @@ def study_table(results: Sequence[dict[str, Any]], first: str = "method") -> str
         cells = []
         for fused in (False, True):
             for metric, (_, factor, decimals) in COLUMNS.items():
-                found = factor * np.array([mean_over(r["scores"][method], metric, fused) for r in results if method in r["scores"]])
+                found = factor * np.array([mean_over(r["scores"][method], metric, fused) for r in results
+                                           if method in r["scores"]])
                 spread = f" ± {found.std(ddof=1):.{decimals}f}" if len(found) > 1 else ""
                 cells.append("–" if np.isnan(found).any() else f"{found.mean():.{decimals}f}{spread}")
         lines.append(f"| {NAMES.get(method, method)} | {' | '.join(cells)} |")
@@ -57,7 +58,7 @@ def draw_budget(results: Sequence[dict[str, Any]]) -> Figure:
         for method in results[0]["scores"]:
             points = sorted((r["seconds"], r["budget"], mean_over(r["scores"][method], metric)) for r in results
                             if method in r["scores"])
-            line = [np.mean([p[1:] for p in points if p[0] == seconds], 0) for seconds in budgets if seconds in {p[0] for p in points}]
+            line = [np.mean(of_budget, 0) for seconds in budgets if (of_budget := [p[1:] for p in points if p[0] == seconds])]
             ax.plot(*np.transpose(line), color=COLOURS[method], label=NAMES.get(method, method))
             ax.plot(*np.transpose([p[1:] for p in points]), ".", color=COLOURS[method], markersize=4)
         ax.set_xscale("log")
