@@ -131,7 +131,8 @@ def test_a_folder_that_is_no_study_is_refused(tmp_path):
     assert list((tmp_path / "photos").iterdir()) == []
 
 
-@pytest.mark.parametrize(("arguments", "message"), [({"pairs": []}, "at least one pair"), ({"repeat_share": 0.05}, "repeat_share")])
+@pytest.mark.parametrize(("arguments", "message"), [({"pairs": []}, "at least one pair"),
+                                                    ({"repeat_share": 0.05}, "repeat_share")])
 def test_a_study_that_could_say_nothing_is_refused(tmp_path, arguments, message):
     with pytest.raises(VaeliteError, match=message):
         make_study(tmp_path / "study", **{"pairs": pairs_of(1, 2), "target": "T2w"} | arguments)
@@ -233,7 +234,8 @@ def test_each_answer_is_on_the_disk_at_once_and_the_last_one_counts(study):
     assert len(study.answers_file("anna").read_text().splitlines()) == 2, "a change of mind is kept, not overwritten"
 
 
-@pytest.mark.parametrize("answer", [("quality", 6), ("quality", 0), ("quality", True), ("quality", "5"), ("looks", 1), ("beauty", 3)])
+@pytest.mark.parametrize("answer", [("quality", 6), ("quality", 0), ("quality", True), ("quality", "5"), ("looks", 1),
+                                    ("beauty", 3)])
 def test_an_answer_out_of_scale_is_not_saved(study, answer):
     with pytest.raises(VaeliteError, match="not saved"):
         study.answer("anna", study.order[0], *answer)
@@ -259,7 +261,8 @@ def test_a_last_line_cut_off_anywhere_costs_one_click_and_no_more(study):
         assert study.answers("anna") == {first: {"quality": 4}, second: {"quality": 3}}
 
 
-@pytest.mark.parametrize("damage", [b'{"picture": "00', b"\x00\x00\x00\xff", b"[1, 2]", b'{"picture": "none", "question": "quality", "value": 3}',
+@pytest.mark.parametrize("damage", [b'{"picture": "00', b"\x00\x00\x00\xff", b"[1, 2]",
+                                    b'{"picture": "none", "question": "quality", "value": 3}',
                                     b'{"question": ["quality"], "picture": "PICTURE", "value": 3}',
                                     b'{"picture": "PICTURE", "question": "quality", "value": 9}'],
                          ids=["half a line", "zeros", "a list", "picture", "question", "value"])
@@ -388,7 +391,8 @@ def test_going_back_shows_what_was_answered_and_saves_nothing(study):
 def test_every_control_is_a_native_one_with_its_scale_in_words(study):
     """Radio buttons and buttons are reached by Tab, moved by arrow keys and pressed by space without any code of ours."""
     panel = ReaderPanel(study, "anna")
-    assert all(isinstance(control, widgets.RadioButtons) and control.tabbable is not False for control in panel.questions.values())
+    assert {type(control) for control in panel.questions.values()} == {widgets.RadioButtons}
+    assert all(control.tabbable is not False for control in panel.questions.values())
     for name, control in panel.questions.items():
         assert control.tooltip == QUESTIONS[name].text and all(len(label) > 3 for label, _ in control.options)
         assert [value for _, value in control.options] == list(QUESTIONS[name].answers)
@@ -509,7 +513,7 @@ def test_guesses_have_the_exact_interval_and_the_area_of_scikit_learn():
     own = [row for row in rows if row["reader"] == "r1"]
     k, n = sum((row["looks"] == "real") == row["real"] for row in own), len(own)
     bounds = stats.beta.ppf(0.025, k, n - k + 1), stats.beta.ppf(0.975, k + 1, n - k)     # Clopper and Pearson 1934
-    assert (found["correct"], found["n"], found["low"], found["high"]) == (k, n, *pytest.approx(bounds))
+    assert (found["correct"], found["n"], found["low"], found["high"]) == (k, n, *map(pytest.approx, bounds))
     p = sum(stats.binom.pmf(i, n, 0.5) for i in range(n + 1) if abs(i - n / 2) >= abs(k - n / 2))
     assert found["p"] == pytest.approx(p)
     belief = [row["confidence"] * (1 if row["looks"] == "real" else -1) for row in own]
