@@ -14,15 +14,15 @@ ROOT = Path(__file__).parents[1]
 TIERS = [
     {"errors", "layers", "unet"},
     {"scale"},
-    {"intensity", "vae", "decoder", "mapper", "losses", "adversarial", "metrics", "gamma", "dose"}
+    {"intensity", "vae", "decoder", "mapper", "losses", "adversarial", "metrics", "gamma", "dose", "blinding"}
     | {"figures", "dose_figures", "explore", "runs", "pages"},
     {"baselines", "masked", "resume", "published", "studies"},
-    {"volumes", "report"},
-    {"cases"},
+    {"volumes", "report", "reader_answers"},
+    {"cases", "reader_panel", "reader_statistics"},
     {"slices"},
     {"train"},
     {"translate"},
-    {"probes"},
+    {"probes", "reader_study"},
     {"profiles"},
     {"evaluation"},
     {"stages"},
