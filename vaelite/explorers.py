@@ -243,12 +243,12 @@ def explore_translation(translator: Translator, slices: SliceSet, pixel_mm: floa
                    slice=choice(names, len(names) // 2), window=list(WINDOWS), line=line)
 
 
-def explore_attention(translator: Translator, slices: SliceSet, row: int, source: str, target: str, pixel_mm: float) -> Panel:
+def explore_attention(translator: Translator, slices: SliceSet, slice_row: int, source: str, target: str, pixel_mm: float) -> Panel:
     """Choose a token of the target, by click or slider: which tokens of the source it reads, in each block and head.
 
     The weights of a token sum to 1; "mean" is over the heads. What a head reads is not yet what it uses: see the Jacobian.
     """
-    x_source = slices.x[row, MODALITIES.index(source)].float()
+    x_source, mask = slices.x[slice_row, MODALITIES.index(source)].float(), slices.mask[slice_row]
     stack, given, to = translator.read(x_source[None, None], (source,), target)
     with torch.no_grad():
         maps = translator.mapper.attention_maps(translator.encode(stack, given), given, to)[:, 0]      # block head n n
@@ -259,7 +259,8 @@ def explore_attention(translator: Translator, slices: SliceSet, row: int, source
 
     def draw(block, head, row, column):
         weights = maps_of[head][block - 1, (row - 1) * side + column - 1]
-        return draw_attention(weights, (row - 1, column - 1), source, x_source, target, x, pixel_mm, f"block {block}, {head}")
+        return draw_attention(weights, (row - 1, column - 1), source, x_source, target, x, mask,
+                              pixel_mm, f"block {block}, {head}")
 
     axes = draw(1, "mean", 1, 1).axes[:3]
     token_mm = x.shape[-1] / side * pixel_mm

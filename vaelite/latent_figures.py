@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from einops import reduce
 from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm, Normalize
+from matplotlib.colors import LogNorm, Normalize, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
@@ -40,14 +41,22 @@ def empty_figure(height_in: float) -> Figure:
     return figure
 
 
-def bar_below(figure: Figure, ax: Axes, image: AxesImage, label: str, ticks: Sequence[float] | None = None) -> None:
-    """A colour bar under a panel."""
+def bar_below(figure: Figure, ax: Axes, image: AxesImage, label: str, ticks: Sequence[float] = ()) -> None:
+    """A colour bar under a panel, its ends and its middle labelled."""
     w, h = figure.get_size_inches()
-    box = ax.get_position(original=True)
+    box, limits = ax.get_position(original=True), image.get_clim()
     bar = place(figure, box.x0 * w + 0.15, box.y0 * h - 0.16, box.width * w - 0.3, 0.09)
-    figure.colorbar(image, cax=bar, orientation="horizontal", ticks=ticks)
+    ticks = ticks or (limits[0], sum(limits) / 2, limits[1])
+    figure.colorbar(image, cax=bar, orientation="horizontal", ticks=ticks, format="%g")
+    bar.minorticks_off()
     bar.tick_params(labelsize=8, pad=1, length=2)
     bar.set_xlabel(label, fontsize=8, labelpad=0)
+
+
+def in_unit(value: float, modality: str, sign: str = "") -> str:
+    """A number with the unit of its modality, without false digits."""
+    digits = {"HU": 0, "%": 1}.get(DISPLAYS[modality].unit, 3)
+    return f"{round(float(value), digits) + 0.0:{sign}.{digits}f} {DISPLAYS[modality].unit}"
 
 
 def nearest_share(points: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
@@ -77,9 +86,10 @@ def draw_latent_map(points: Any, axis_names: tuple[str, str], modalities: Sequen
     for name, marker in markers.items():
         rows = marked == name
         ax.scatter(*points[rows].T, s=20, c=[colours[c] for c in coloured[rows]], marker=marker, alpha=0.6, linewidths=0)
-    for key, names, style in (("", dict.fromkeys(coloured), colours), ("", markers, None)):
-        for name in names:
-            ax.plot([], [], "o" if style else markers[name], color=style[name] if style else "0.4", label=name, markersize=5)
+    for name in dict.fromkeys(coloured):
+        ax.plot([], [], "o", color=colours[name], label=name, markersize=5)
+    for name, marker in markers.items():
+        ax.plot([], [], marker, color="0.4", label=name, markersize=5)
     for number in neighbours.values():
         ax.plot(*points[[chosen, number]].T, "-", color="black", linewidth=1)
     ax.plot(*points[[chosen, *neighbours.values()]].T, "o", color="black", fillstyle="none", markersize=9)
@@ -113,10 +123,9 @@ def draw_step(start: Any, moved: Any, modality: str, pixel_mm: float, mask: Any,
     show_slice(axes[0], start[box], modality, pixel_mm, f"start: {modality}, decoded")
     show_slice(axes[1], moved[box], modality, pixel_mm, f"after the step, nearest to a {lands}")
     change = show_difference(axes[2], moved[box], start[box], modality, pixel_mm, "change")
-    unit = DISPLAYS[modality].unit
-    bar_below(figure, axes[2], change, f"[{unit}]")
-    headline(figure, f"{where}: a pixel of the body changes by {mean_error(moved, start, modality, mask):.3g} {unit}, "
-                     f"by {difference(moved, start, modality)[np.asarray(mask)].mean():+.3g} {unit} on average")
+    bar_below(figure, axes[2], change, f"[{DISPLAYS[modality].unit}]")
+    size, mean = mean_error(moved, start, modality, mask), difference(moved, start, modality)[np.asarray(mask)].mean()
+    headline(figure, f"{where}: {in_unit(size, modality)} a pixel of the body ({in_unit(mean, modality, '+')} on average)")
     return figure
 
 
@@ -126,7 +135,7 @@ def draw_morph(start: Any, morph: Any, blend: Any, end: Any, names: tuple[str, s
 
     modality: whose scale they are shown in, "model space" for two that share none.
     """
-    figure = empty_figure(2.9)
+    figure = empty_figure(2.65)
     panels = {f"start: {names[0]}": start, f"latents, {percent:.0f} %": morph, f"cross-fade, {percent:.0f} %": blend,
               f"end: {names[1]}": end}
     for column, (title, image) in enumerate(panels.items()):
@@ -134,8 +143,8 @@ def draw_morph(start: Any, morph: Any, blend: Any, end: Any, names: tuple[str, s
         show_slice(ax, np.asarray(image), modality, pixel_mm, title)
         ax.title.set_fontsize(8)
     apart, ghost = mean_error(end, start, modality), mean_error(morph, blend, modality)
-    unit = DISPLAYS[modality].unit
-    headline(figure, f"Start and end differ by {apart:.3g} {unit} a pixel; morph and cross-fade by {ghost:.3g} {unit}")
+    headline(figure, f"Start and end differ by {in_unit(apart, modality)} a pixel, the two pictures between them by "
+                     f"{in_unit(ghost, modality)}")
     return figure
 
 
@@ -167,8 +176,8 @@ def draw_translator(title: str, source: str, x_source: Any, target: str, x_targe
     draw_profile(place(figure, 5.3, 0.65, 1.6, 1.7), physical(x, target)[row], physical(x_target, target)[row],
                  np.asarray(half_width)[row] * scale, (np.asarray(mask)[row], box[1]), display.unit, pixel_mm)
     inside = 100 * float((np.abs(np.asarray(x) - np.asarray(x_target)) <= np.asarray(half_width))[np.asarray(mask)].mean())
-    headline(figure, f"{title}, {source} → {target}: error {mean_error(x, x_target, target, mask):.3g} {display.unit} in the "
-                     f"body; {inside:.0f} % of it inside the interval")
+    error = in_unit(mean_error(x, x_target, target, mask), target)
+    headline(figure, f"{title}, {source} → {target}: error {error} in the body, {inside:.0f} % of it inside the interval")
     return figure
 
 
@@ -181,7 +190,7 @@ def draw_profile(ax: Axes, x: np.ndarray, truth: np.ndarray, half: np.ndarray, w
     ax.fill_between(mm[shown], (x - half)[shown], (x + half)[shown], color=METHOD_COLOURS["vaelite"], alpha=0.3, linewidth=0)
     ax.plot(mm[shown], truth[shown], color="black", linewidth=1, label="real")
     ax.plot(mm[shown], x[shown], "--", color=METHOD_COLOURS["vaelite"], linewidth=1.2, label="translated")
-    plain_axes(ax, "along the orange line [mm]", f"[{unit}]")
+    plain_axes(ax, "along the line [mm]", f"[{unit}]")
     ax.yaxis.labelpad = -4
     ax.set_ylim(*((-1100, 1600) if unit == HU.unit else (-10, 130)))
     ax.legend(fontsize=7, loc="upper right", borderpad=0.2, handlelength=1.3)
@@ -189,13 +198,17 @@ def draw_profile(ax: Axes, x: np.ndarray, truth: np.ndarray, half: np.ndarray, w
     ax.set_title(f"profile: error {error:.3g} {unit}", fontsize=9)
 
 
-def draw_attention(weights: Any, token: tuple[int, int], source: str, x_source: Any, target: str, x: Any, pixel_mm: float,
-                   what: str) -> Figure:
-    """Where one token of the target reads. weights: (h, w), sum 1; x_source, x: (H, W) in [-1, 1]; what: block and head."""
-    figure, weights = empty_figure(3.45), np.asarray(weights)
+def draw_attention(weights: Any, token: tuple[int, int], source: str, x_source: Any, target: str, x: Any, mask: Any,
+                   pixel_mm: float, what: str) -> Figure:
+    """Where one token of the target reads.
+
+    weights: (h, w), sum 1; x_source, x, mask (the body): (H, W), images in [-1, 1]; what: block and head in words.
+    """
+    figure, weights = empty_figure(3.55), np.asarray(weights)
     axes = [place(figure, 0.1 + 2.3 * column, 0.62, 2.2, 2.15) for column in range(3)]
     h, w = weights.shape
-    side_mm = np.asarray(x).shape[-1] / w * pixel_mm         # of a token
+    side = np.asarray(x).shape[-1] // w
+    side_mm = side * pixel_mm                                # of a token
     show_slice(axes[0], x, target, pixel_mm, f"{target}: the token that asks")
     show_slice(axes[1], x_source, source, pixel_mm, f"{source}: tokens with half of the weight")
     relative = weights * weights.size                        # 1: the even share
@@ -205,15 +218,17 @@ def draw_attention(weights: Any, token: tuple[int, int], source: str, x_source: 
     bar_below(figure, axes[2], image, "weight / even share [1]", (0.1, 1, 10, 100))
     order = np.argsort(weights, axis=None)[::-1]
     half = order[:int(np.searchsorted(weights.flat[order].cumsum(), 0.5)) + 1]
-    for row, column in zip(*np.unravel_index(half, weights.shape)):
-        axes[1].add_patch(Rectangle((column * side_mm, row * side_mm), side_mm, side_mm, facecolor="#F0E442", alpha=0.35))
+    read = np.zeros((h, w, 4))                               # transparent but where half of the weight lies
+    read.reshape(-1, 4)[half] = (*to_rgb("#F0E442"), 0.4)
+    axes[1].imshow(read, extent=(0, w * side_mm, h * side_mm, 0))
     for ax in axes:
         ax.add_patch(Rectangle((token[1] * side_mm, token[0] * side_mm), side_mm, side_mm, fill=False, edgecolor=MARKED,
                                linewidth=2))
     rows, columns = np.indices(weights.shape)
     distance_mm = side_mm * float((weights * np.hypot(rows - token[0], columns - token[1])).sum())
-    headline(figure, f"Half of the weight lies on {len(half)} of {weights.size} tokens; on average it reads "
-                     f"{distance_mm:.0f} mm away")
+    body = reduce(np.asarray(mask, float), "(h a) (w b) -> h w", "mean", a=side, b=side)
+    headline(figure, f"Half of the weight lies on {len(half)} of {weights.size} tokens, {100 * (weights * body).sum():.0f} % of it "
+                     f"in the body; it reads {distance_mm:.0f} mm away on average")
     return figure
 
 
@@ -223,10 +238,10 @@ def draw_fusion(title: str, target: str, x_target: Any, drawn: Mapping[str, tupl
 
     drawn: {"CBCT+T1c": (x, half width of its interval)}, all (h, w) in [-1, 1]; shown: which of them is pictured.
     """
-    figure, display = empty_figure(4.55), DISPLAYS[target]
+    figure, display = empty_figure(4.75), DISPLAYS[target]
     scale, mask = (display.high - display.low) / 2, np.asarray(mask)
     x, half = (np.asarray(part) for part in drawn[shown])
-    axes = [place(figure, 0.1 + 2.3 * column, 2.1, 2.2, 1.8) for column in range(3)]
+    axes = [place(figure, 0.1 + 2.3 * column, 2.3, 2.2, 1.8) for column in range(3)]
     show_slice(axes[0], x[box], target, pixel_mm, f"{target} from {shown}")
     image = show_difference(axes[1], x[box], np.asarray(x_target)[box], target, pixel_mm, "error")
     bar_below(figure, axes[1], image, f"translated - real [{display.unit}]")
@@ -234,27 +249,24 @@ def draw_fusion(title: str, target: str, x_target: Any, drawn: Mapping[str, tupl
                        norm=Normalize(0, display.difference_limit))
     bar_below(figure, axes[2], image, f"[{display.unit}]")
     errors = {name: mean_error(part, x_target, target, mask) for name, (part, _) in drawn.items()}
-    widths = {name: float(np.asarray(width)[mask].mean()) * scale for name, (_, width) in drawn.items()}
-    ax = place(figure, 1.55, 0.42, 5.2, 0.18 * 7)
-    for line, name in enumerate(drawn):
-        strong = name == shown
-        ax.barh(line, errors[name], 0.7, color=METHOD_COLOURS["vaelite"] if strong else "0.75")
-        ax.plot(widths[name], line, "D", color="black", markersize=5 if strong else 4, fillstyle="full" if strong else "none")
-    ax.plot([], [], "D", color="black", markersize=5, linestyle="none", label="half width of the interval, mean")
-    ax.barh([0], [0], color="0.75", label="error, mean")
+    widths = [float(np.asarray(width)[mask].mean()) * scale for _, width in drawn.values()]
+    ax, lines = place(figure, 1.4, 0.45, 3.9, 0.18 * 7), np.arange(len(drawn))
+    colours = [METHOD_COLOURS["vaelite"] if name == shown else "0.75" for name in drawn]
+    ax.barh(lines, list(errors.values()), 0.7, color=colours, label="mean error")
+    ax.plot(widths, lines, "D", color="black", markersize=5, label="mean half width\nof the interval")
     plain_axes(ax, f"in the body of this slice [{display.unit}]", "")
-    ax.set_yticks(range(len(drawn)), list(drawn), fontsize=8)
+    ax.set_yticks(lines, list(drawn), fontsize=8)
     ax.set(xlim=(0, display.difference_limit), ylim=(6.6, -0.6))
-    ax.legend(fontsize=7, loc="lower right")
+    ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.02, 1), frameon=False)
     alone = {name: error for name, error in errors.items() if "+" not in name}
     best = min(alone, key=alone.get)
-    finding = f"{title}: {errors[shown]:.3g} {display.unit} from {shown}"
-    headline(figure, finding + (f", {errors[best]:.3g} {display.unit} from {best} alone" if "+" in shown else ""))
+    finding = f"{title}: error {in_unit(errors[shown], target)} from {shown}"
+    headline(figure, finding + (f", {in_unit(errors[best], target)} from {best} alone" if "+" in shown else ""))
     return figure
 
 
 def draw_nothing(finding: str) -> Figure:
     """A picture for a choice that has none."""
-    figure = empty_figure(4.55)
+    figure = empty_figure(4.75)
     headline(figure, finding)
     return figure
