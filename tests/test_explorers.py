@@ -140,8 +140,8 @@ def test_a_walk_of_no_step_is_the_decoded_slice(panels, codes, slices):
     moved["step [SD]"].value = 0.0
     here = codes.decoded[codes.number_of(4, "CBCT")]
     share = 100 * float(principal_directions(codes.z).share[0])
-    wanted = draw_step(here, here, "CBCT", MM, slices.mask[4], f"+0 SD along principal direction 1, {share:.0f} % of the variance",
-                       "CBCT")
+    where = f"+0 SD along principal direction 1, {share:.0f} % of the variance"
+    wanted = draw_step(here, here, "CBCT", MM, slices.mask[4], where, "CBCT")
     assert np.abs(pixels(picture(panels["walk"]).value) - pixels(to_png(wanted))).max() <= 3, "up to rounding"
 
 
@@ -192,7 +192,7 @@ def test_nothing_ticked_is_no_error(panels):
     boxes = [c for c in controls(panels["fusion"]).values() if isinstance(c, widgets.Checkbox)]
     for box in boxes:
         box.value = False
-    assert not any(child.value for child in panels["fusion"].children if isinstance(child, widgets.HTML) and "alert" in child.value)
+    assert not any("alert" in child.value for child in panels["fusion"].children if isinstance(child, widgets.HTML))
 
 
 def test_a_click_on_a_place_moves_the_sliders_to_its_token(panels):
@@ -223,8 +223,8 @@ def test_a_click_on_a_slice_moves_the_line_of_the_profile(panels):
 
 
 @pytest.mark.parametrize(("weights", "finding"), [
-    (np.full((8, 8), 1 / 64), "Half of the weight lies on 32 of 64 tokens, 25 % of it in the body"),
-    (np.eye(64)[27].reshape(8, 8), "Half of the weight lies on 1 of 64 tokens, 100 % of it in the body; it reads 0 mm away on average"),
+    (np.full((8, 8), 1 / 64), "Half of the weight lies on 32 of 64 tokens, 25 % of all in the body"),
+    (np.eye(64)[27].reshape(8, 8), "Half of the weight lies on 1 of 64 tokens, 100 % of all in the body; it reads 0 mm away"),
 ], ids=["even", "itself"])
 def test_what_is_said_of_attention_is_computed(weights, finding):
     mask = np.zeros((64, 64), bool)

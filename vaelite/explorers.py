@@ -144,7 +144,8 @@ def explore_latent_map(codes: Codes, pixel_mm: float, row: int = 0) -> Panel:
         at = data_at(axes[kind.value], x, y)
         return {"slice": int(((maps[kind.value] - at) ** 2).sum(1).argmin())} if at else {}
 
-    points = choice([f"{title} · {modality}" for title, modality in zip(titles, modalities)], int((codes.row == row).nonzero()[0, 0]))
+    first_of_row = int((codes.row == row).nonzero()[0, 0])
+    points = choice([f"{title} · {modality}" for title, modality in zip(titles, modalities)], first_of_row)
     return explore(draw, "Where do CT and MR of one slice lie? Click a point, or step through the slices.", click=click,
                    map=kind, colour=["modality", "patient"], slice=points)
 
@@ -227,10 +228,11 @@ def explore_translation(translator: Translator, slices: SliceSet, pixel_mm: floa
             return draw_nothing(f"{names[slice]} has no {s} and {t}: choose another slice or direction")
         x_source, x_target = (slices.x[slice, MODALITIES.index(m)].float().numpy() for m in (s, t))
         x, half = (part[slice] for part in drawn[direction])
-        return draw_translator(names[slice], s, x_source, t, x_target, x, half, slices.mask[slice].numpy(), box, pixel_mm, window, line)
+        return draw_translator(names[slice], s, x_source, t, x_target, x, half, slices.mask[slice].numpy(), box, pixel_mm,
+                               window, line)
 
-    first = box[0].start or 0
-    line = widgets.IntSlider((first + (box[0].stop or slices.x.shape[-2])) // 2, first, (box[0].stop or slices.x.shape[-2]) - 1)
+    first, last = box[0].start, min(box[0].stop, slices.x.shape[-2]) - 1
+    line = widgets.IntSlider((first + last) // 2, first, last)
     name = " → ".join(direction)
     panels = draw(name, 0, "soft tissue", line.value).axes[:3]
 
@@ -284,9 +286,10 @@ def explore_fusion(translator: Translator, slices: SliceSet, target: str, pixel_
     sources = [m for m in translator.modalities if m != target]
     have = slices.have[:, [MODALITIES.index(m) for m in (*sources, target)]].all(1)
     if len(sources) < 2 or not have.any():
-        raise VaeliteError(f"No slice has {target} and two sources: there is nothing to join. This explorer needs a third modality.")
+        raise VaeliteError(f"No slice has {target} and two sources: nothing to join. This explorer needs a third modality.")
     slices = thinned(SliceSet(slices.x[have], slices.have[have], slices.mask[have], slices.case[have], slices.names), AT_MOST)
-    subsets = [s for n in range(1, len(sources) + 1) for s in combinations(sources, n) if task_name(s, target) in translator.tasks]
+    subsets = [subset for n in range(1, len(sources) + 1) for subset in combinations(sources, n)
+               if task_name(subset, target) in translator.tasks]
     drawn = {"+".join(subset): translated(translator, slices, subset, target) for subset in subsets}
     names, box = slice_names(slices), body_box(slices.mask.any(0))
 

@@ -227,8 +227,9 @@ def draw_attention(weights: Any, token: tuple[int, int], source: str, x_source: 
     rows, columns = np.indices(weights.shape)
     distance_mm = side_mm * float((weights * np.hypot(rows - token[0], columns - token[1])).sum())
     body = reduce(np.asarray(mask, float), "(h a) (w b) -> h w", "mean", a=side, b=side)
-    headline(figure, f"Half of the weight lies on {len(half)} of {weights.size} tokens, {100 * (weights * body).sum():.0f} % of it "
-                     f"in the body; it reads {distance_mm:.0f} mm away on average")
+    inside = 100 * (weights * body).sum()
+    headline(figure, f"Half of the weight lies on {len(half)} of {weights.size} tokens, {inside:.0f} % of all in the body; "
+                     f"it reads {distance_mm:.0f} mm away on average")
     return figure
 
 
