@@ -8,8 +8,11 @@ import io
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import anywidget
 import ipywidgets as widgets
+import traitlets
 from IPython.display import Code
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .errors import VaeliteError
@@ -36,13 +39,46 @@ class Panel(widgets.VBox):
         return bundle | {"text/html": page, "image/png": png, "text/plain": self.text}
 
 
-def explore(draw: Callable[..., Figure], question: str | None = None, *, check: bool = True, **controls: Any) -> Panel:
+class ClickPicture(anywidget.AnyWidget):
+    """A picture that says where it was clicked: `clicked` is (x, y), fractions of its width and height from the upper left.
+
+    A click only moves controls (see `explore`), so whatever it does the keyboard can do too.
+    """
+
+    _esm = """
+    export default {
+      render({ model, el }) {
+        const picture = document.createElement("img");
+        picture.style.maxWidth = "100%";
+        picture.style.cursor = "crosshair";
+        const show = () => {
+          URL.revokeObjectURL(picture.src);
+          picture.src = URL.createObjectURL(new Blob([model.get("value")], { type: "image/png" }));
+          picture.alt = model.get("tooltip") ?? "";
+        };
+        picture.addEventListener("click", ({ offsetX, offsetY }) => {
+          model.set("clicked", [offsetX / picture.clientWidth, offsetY / picture.clientHeight]);
+          model.save_changes();
+        });
+        model.on("change:value", show);
+        show();
+        el.append(picture);
+      },
+    };
+    """
+    value = traitlets.Bytes().tag(sync=True)
+    clicked = traitlets.List(traitlets.Float()).tag(sync=True)
+
+
+def explore(draw: Callable[..., Figure], question: str | None = None, *, check: bool = True,
+            click: Callable[[float, float], dict[str, Any]] | None = None, **controls: Any) -> Panel:
     """Redraw a figure whenever one of its controls moves. Make it the last line of a cell.
 
     draw: called as draw(name=value, ...) with one value a control -> Figure. It should read no notebook variable.
     question: what the student is to find out; shown above the controls.
     controls: name=ipywidgets control; a list becomes a drop-down, a range an integer slider.
     check: draw both ends of every control now, the others as they start: a position that fails stops the notebook.
+    click: called as click(x, y) where the picture was clicked, fractions from its upper left -> {control's name: new value}.
     A picture that fails later shows its error in the panel and raises it.
     Raises VaeliteError for no control or more than 4, and for a drawing function that returns no Figure.
     Example: explore(draw_kl, "Where is the minimum?", mu=widgets.FloatSlider(min=-3, max=3))
@@ -67,7 +103,10 @@ def explore(draw: Callable[..., Figure], question: str | None = None, *, check: 
         for value in ends(control):
             picture(start | {name: value})
     text = question or f"Explorer: {', '.join(control.description for control in panel_controls.values())}"
-    shown = widgets.Image(value=first, format="png", tooltip=text, layout=widgets.Layout(max_width="100%"))
+    if click is None:
+        shown = widgets.Image(value=first, format="png", tooltip=text, layout=widgets.Layout(max_width="100%"))
+    else:
+        shown = ClickPicture(value=first, tooltip=text)
     problem = widgets.HTML()
 
     def redraw(_change: dict) -> None:
@@ -80,6 +119,12 @@ def explore(draw: Callable[..., Figure], question: str | None = None, *, check: 
 
     for control in panel_controls.values():
         control.observe(redraw, "value")
+    if click is not None:
+        def move(change: dict) -> None:
+            for name, value in click(*change["new"]).items():
+                panel_controls[name].value = value
+
+        shown.observe(move, "clicked")
     heading = [widgets.HTML(f"<b>{html.escape(question)}</b>")] if question else []
     return Panel([*heading, *panel_controls.values(), problem, shown], first, text)
 
@@ -117,6 +162,13 @@ def to_png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", pil_kwargs={"compress_level": 1})    # 3 x faster, files a third larger
     return buffer.getvalue()
+
+
+def data_at(axes: Axes, x: float, y: float) -> tuple[float, float] | None:
+    """Where a click (fractions from the picture's upper left) lies in the data of these axes; None beside them."""
+    axes.apply_aspect()                                      # else square pixels have no place before the first drawing
+    place = axes.figure.transFigure.transform((x, 1 - y))
+    return tuple(axes.transData.inverted().transform(place)) if axes.bbox.contains(*place) else None
 
 
 def show_source(function: Any) -> Code:
