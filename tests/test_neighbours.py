@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 
-from tests.benchmarks.neighbours import judge, neighbours, scores, stacked, train, training_slices
+from tests.benchmarks.neighbours import METHODS, WideControl, judge, neighbours, scores, stacked, train, training_slices
 from vaelite.baselines import NoLatentControl
 from vaelite.cases import load_cases
 from vaelite.profiles import profile
@@ -50,11 +48,21 @@ def test_a_shift_of_all_slices_is_an_error_but_no_jump():
     assert found["mae"] == pytest.approx(5, rel=1e-4) and found["jump_error"] < 1e-4
 
 
-def test_a_network_reads_neighbours_of_its_sources_and_nothing_of_the_target(full):
+def test_a_wide_control_without_neighbours_is_the_control(full):
+    cfg = profile("smoke").control
+    control, wide = NoLatentControl(cfg).eval(), WideControl(cfg, 1).eval()
+    torch.nn.init.normal_(control.guided.unet.unet.final_conv.weight)            # it starts silent: let it speak
+    wide.load_state_dict(control.state_dict())
+    task = full.x[3:4].float(), torch.tensor([[True, False, True, False]]), torch.tensor([1])
+    assert torch.equal(control(*task), wide(*task))
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "control"])
+def test_a_network_reads_neighbours_of_its_sources_and_nothing_of_the_target(full, method):
     cfg = profile("smoke", **{"data.size": 32, "data.fused": 0.0})
     slices, context = training_slices(full, 1)
-    network = NoLatentControl(replace(cfg.control, modalities=12))
-    assert train(network, cfg.control_fit, cfg, slices, full.x, context, seconds=1.5) > 0
+    network = METHODS[method][1](cfg.control)
+    assert train(network, cfg, slices, full.x, context, seconds=2.0) > 1         # the first step wakes the silent U-Net
     x, given, target = stacked(full.x, context[4:5]).float(), torch.tensor([[True, False, False, False] * 3]), torch.tensor([1])
     drawn = network(x, given, target)
     for slots, is_read in (([4, 8], True), ([1, 5, 9], False)):                  # of the source below and above; the target

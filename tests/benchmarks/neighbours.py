@@ -1,12 +1,11 @@
 """Do the neighbouring slices as further inputs (2.5-D) calm the jump from slice to slice, at equal training time?
 
-    python tests/benchmarks/neighbours.py DATA [--seconds 60] [--size 64] [--seeds 0] [--chain] [--out RESULT.json]
+    python tests/benchmarks/neighbours.py DATA OUT.json [--seconds 60] [--size 64] [--seeds 0] [--methods control ...]
 
-The no-latent control as shipped, and with the slices below and above of every source; with --chain stage 3 of the method too.
-A neighbour counts as a further modality, given where its own is, so the linear start filters it as well. All networks get the
-same processor seconds, slices (every data.slice_step-th; their neighbours come from the full stack), tasks, mirroring and
-loss; the two of stage 3 share their VAE and mapper, and encode the slices as they go. `control, smoothed` is a null: the
-control's volumes filtered with 1/4, 1/2, 1/4 along z.
+The no-latent control as shipped, and with the slices below and above of every source: "neighbours" shows them to the U-Net alone,
+"neighbours, linear start too" also filters them in the closed form (a neighbour then is a further modality). All get the same
+processor seconds, slices (every data.slice_step-th; their neighbours come from the full stack), tasks, mirroring and loss. A
+null: "control, smoothed", the control's volumes filtered with 1/4, 1/2, 1/4 along z. OUT.json is added to if it exists.
 
 Judged on whole volumes, slice step 1, mean over the directions, one value a patient. MAE, PSNR and SSIM (2-D) as in
 compare_methods; in the body p(z + 1) - p(z) is the jump of a drawing p, of the reference r likewise:
@@ -17,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -29,46 +27,44 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from vaelite.baselines import NoLatentControl
-from vaelite.cases import Case, load_cases
-from vaelite.decoder import GuidedDecoder
+from vaelite.cases import load_cases
 from vaelite.intensity import MODALITIES
-from vaelite.layers import in_slot
+from vaelite.layers import in_slot, only, zero
 from vaelite.losses import image_loss, ssim_2d
 from vaelite.profiles import Config, profile
-from vaelite.runs import open_run
 from vaelite.slices import SliceSet, load_slices
-from vaelite.stages import draw_share, load_mapped, mirrored, sample_tasks, split, train_mapper, train_vae
-from vaelite.train import FitConfig, clocks, directions, fit
-from vaelite.translate import Translator
+from vaelite.stages import draw_share, mirrored, sample_tasks, split
+from vaelite.train import clocks, directions, fit
+from vaelite.unet import ConditionedUNet, UNetConfig
 
-SHARES = {"vae_fit": 0.05, "mapper_fit": 0.1}                # of the chain's seconds, as in compare_methods
 METRICS = {"mae": ".3f", "psnr": ".2f", "ssim": ".4f", "jump": ".3f", "jump_error": ".3f"}
 Draw = Callable[[Tensor, Tensor, Tensor], Tensor]            # x (b, k m, H, W), given (b, k m), target (b,) -> (b, 1, H, W)
+M = len(MODALITIES)
 
 
-class Chain(nn.Module):
-    """Stage 3 on trained stages 1 and 2: they see the slices themselves, the first m of x, the guided decoder sees all."""
+class WideControl(NoLatentControl):
+    """The control whose U-Net sees k slices of each source, the slice itself first; the linear start filters that one alone."""
 
-    def __init__(self, stages: Translator, cfg: Config, context: int):
-        super().__init__()
-        self.stages = stages                                 # frozen
-        config = replace(cfg.decoder, modalities=context * len(MODALITIES))
-        self.guided = GuidedDecoder(stages.vae.decoder, config, stages.mapper).requires_grad_(True)
-
-    def mapped(self, x: Tensor, given: Tensor, target: Tensor) -> Tensor:
-        x, given = x[:, : len(MODALITIES)], given[:, : len(MODALITIES)]
-        with torch.no_grad():
-            z = self.stages.encode(x, given).float()
-        return self.guided.mapper(z, given, target)
+    def __init__(self, config: UNetConfig, k: int):
+        super().__init__(config)
+        self.guided.unet = ConditionedUNet(k * M + 2, 3, config)
+        zero(self.guided.unet.unet.final_conv)
 
     def forward(self, x: Tensor, given: Tensor, target: Tensor) -> Tensor:
-        mapped = self.mapped(x, given, target)
-        return self.guided(mapped, self.stages.vae.linear_decode(mapped), x, given, target)[0]
+        air = torch.full_like(x[:, :1], -1.0)
+        blend = self.guided.blend(air, x[:, :M], given[:, :M], target)
+        images = torch.cat([only(x, given, absent=-1.0), air, blend], 1)
+        gain, detail, _ = self.guided.unet(images, self.guided.guidance(given[:, :M], target)).chunk(3, dim=1)
+        return (1 + gain) * (blend + 1) - 1 + detail
 
-    @torch.no_grad()
     def fit_blend(self, x: Tensor, wanted: Tensor, mask: Tensor, given: Tensor, target: int) -> None:
-        task = given.expand(len(x), -1), torch.full((len(x),), target)
-        self.guided.fit_blend(self.stages.vae.decode(self.mapped(x, *task)), x, wanted, mask, given, target)
+        super().fit_blend(x[:, :M], wanted, mask, given[:M], target)
+
+
+METHODS: dict[str, tuple[int, Callable[[UNetConfig], nn.Module]]] = {        # slices of a source that it reads; network
+    "control": (1, NoLatentControl),
+    "neighbours": (3, lambda config: WideControl(config, 3)),
+    "neighbours, linear start too": (3, lambda config: NoLatentControl(replace(config, modalities=3 * M)))}
 
 
 def neighbours(case: Tensor) -> Tensor:
@@ -90,8 +86,7 @@ def stacked(x: Tensor, rows: Tensor) -> Tensor:
     return rearrange(x[rows], "b k m h w -> b (k m) h w")
 
 
-def train(network: nn.Module, recipe: FitConfig, cfg: Config, slices: SliceSet, full: Tensor, context: Tensor,
-          seconds: float) -> int:
+def train(network: nn.Module, cfg: Config, slices: SliceSet, full: Tensor, context: Tensor, seconds: float) -> int:
     """Closed form, then steps until `seconds` are spent -> number of steps. slices: those to learn from; context: (n, k), their
     rows and those of their neighbours in full (N, m, H, W)."""
     generator, k = torch.Generator().manual_seed(cfg.seed), context.shape[1]
@@ -101,12 +96,13 @@ def train(network: nn.Module, recipe: FitConfig, cfg: Config, slices: SliceSet, 
         network.fit_blend(x, x[:, target[0]][:, None], slices.mask[rows], given[0].repeat(k), int(target[0]))
 
     def batch_loss() -> dict[str, Tensor]:
-        rows, given, target, mirror = draw_share(slices, recipe.batch, generator, cfg.data.fused)
+        rows, given, target, mirror = draw_share(slices, cfg.control_fit.batch, generator, cfg.data.fused)
         x = mirrored(stacked(full, context[rows]), mirror)
         drawn = network(x, given.repeat(1, k), target)
         return {"loss": image_loss(drawn, x[torch.arange(len(x)), target][:, None], cfg.loss.ssim)}
 
-    return fit(network, batch_loss, replace(recipe, processor_seconds=seconds - (clocks("cpu")[1] - start))).steps
+    left = seconds - (clocks("cpu")[1] - start)              # a closed form is training too
+    return fit(network, batch_loss, replace(cfg.control_fit, processor_seconds=left)).steps
 
 
 @torch.no_grad()
@@ -145,83 +141,68 @@ def judge(drawn: Tensor, wanted: Tensor, mask: Tensor, z: Tensor) -> dict[str, f
             "jump": float(jump.abs().mean() / true_jump.abs().mean()), "jump_error": 50 * float((jump - true_jump).abs().mean())}
 
 
-def compare(cases: list[Case], size: int, seconds: float, seed: int, chain: bool) -> dict:
-    """Train and judge all methods of one seed."""
-    knobs = {f"{name}.processor_seconds": share * seconds for name, share in SHARES.items()}
-    cfg = profile("laptop", **knobs | {"data.size": size, "seed": seed, "device": "cpu"})
-    full = load_slices(split(cases, "train"), size, skip_empty=False)
-    slices, context = training_slices(full, cfg.data.slice_step)
-    judged = {name: load_slices(split(cases, name), size, skip_empty=False) for name in ("validation", "test")}
-    found, steps = {name: {"copy": scores(None, some)[0]} for name, some in judged.items()}, {}
-
-    def run(name: str, network: nn.Module, recipe: FitConfig, k: int, left: float) -> None:
-        steps[name] = train(network, recipe, cfg, slices, full.x, context[:, :k], left)
-        for of_split, some in judged.items():
-            found[of_split][name], smoothed = scores(network, some, k)
-            if name == "control":
-                found[of_split]["control, smoothed"] = smoothed
-
-    for name, k in (("control", 1), ("control, neighbours", 3)):
-        torch.manual_seed(seed)
-        run(name, NoLatentControl(replace(cfg.control, modalities=k * len(MODALITIES))), cfg.control_fit, k, seconds)
-    if chain:
-        with tempfile.TemporaryDirectory() as folder:
-            stages = open_run(Path(folder) / "run")
-            train_vae(cfg, cases, stages)
-            train_mapper(cfg, cases, stages)
-            trained = load_mapped(stages, cfg)
-            left = seconds - sum(stages.stages[name]["processor_seconds"] for name in ("vae", "mapper"))
-        for name, k in (("stage 3", 1), ("stage 3, neighbours", 3)):
-            torch.manual_seed(seed)
-            run(name, Chain(trained, cfg, k), cfg.decoder_fit, k, left)
-    return {"seed": seed, "steps": steps, "scores": found}
-
-
 def table(results: list[dict]) -> str:
-    """Mean ± SD over patients of their means over seeds; then the paired change that the neighbours bring, seed by seed."""
-    lines = []
-    for of_split, methods in results[0]["scores"].items():
-        patients = len(methods["copy"]["mae"])
-        lines += ["", f"{of_split}, n = {patients} patients, {len(results)} seeds", "",
-                  "| method | MAE [% of range] | PSNR [dB] | SSIM | jump | jump error [% of range] |", "|--|--|--|--|--|--|"]
-        for method in methods:
-            cells = []
+    """Mean ± SD over patients of their means over seeds; then what neighbours change, patient by patient, in %."""
+    lines, of_method = [], defaultdict(list)
+    for result in results:
+        of_method[result["method"]].append(result)
+    for of_split in ("validation", "test"):
+        n = len(results[0]["scores"][of_split]["mae"])
+        lines += ["", f"{of_split}, n = {n} patients", "", "| method | steps, seed by seed | MAE [% of range] | PSNR [dB] | SSIM "
+                  "| jump | jump error [% of range] |", "|--|--|--|--|--|--|--|"]
+        for method, some in of_method.items():
+            cells = [", ".join(str(result["steps"]) for result in some)]
             for name, form in METRICS.items():
-                values = torch.tensor([result["scores"][of_split][method][name] for result in results]).mean(0)
+                values = torch.tensor([result["scores"][of_split][name] for result in some]).mean(0)
                 cells.append(f"{float(values.mean()):{form}} ± {float(values.std()):{form}}")
             lines.append(f"| {method} | " + " | ".join(cells) + " |")
-        for plain in [name for name in methods if f"{name}, neighbours" in methods]:
-            for result in results:
-                change = {name: percent(result["scores"][of_split], plain, name) for name in ("mae", "jump_error")}
-                lines.append(f"{plain}, seed {result['seed']}: neighbours change " + ", ".join(
-                    f"{name} by {float(c.mean()):+.2f} ± {float(c.std()):.2f} %" for name, c in change.items()))
+        lines.append("")
+        plain = {result["seed"]: result["scores"][of_split] for result in of_method["control"]}
+        for result in (result for result in results if "neighbours" in result["method"] and result["seed"] in plain):
+            for name in ("mae", "jump_error"):
+                after, before = (torch.tensor(scores[name]) for scores in (result["scores"][of_split], plain[result["seed"]]))
+                change = 100 * (after / before - 1)
+                lines.append(f"{result['method']}, seed {result['seed']}: {name} changes by {float(change.mean()):+.1f} ± "
+                             f"{float(change.std()):.1f} %")
     return "\n".join(lines)
-
-
-def percent(methods: dict[str, dict[str, list[float]]], plain: str, metric: str) -> Tensor:
-    """Change of a metric from a method to the same with neighbours [%], patient by patient."""
-    before, after = (torch.tensor(methods[name][metric]) for name in (plain, f"{plain}, neighbours"))
-    return 100 * (after / before - 1)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
+    parser.add_argument("out", type=Path)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--chain", action="store_true", help="stage 3 of the method too")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     options = parser.parse_args()
-    about = {"data": options.data.name, "size": options.size, "seconds": options.seconds, "shares": SHARES,
-             "threads": torch.get_num_threads(), "date": time.strftime("%Y-%m-%d")}
-    cases, results = load_cases(options.data), []
+    about = {"data": options.data.name, "size": options.size, "seconds": options.seconds, "threads": torch.get_num_threads(),
+             "date": time.strftime("%Y-%m-%d")}
+    results = json.loads(options.out.read_text())["results"] if options.out.exists() else []
+    of_split = {name: load_slices(split(load_cases(options.data), name), options.size, skip_empty=False)
+                for name in ("train", "validation", "test")}
+    full = of_split.pop("train")
+
+    def keep(method: str, seed: int | None, steps: int, found: dict[str, dict[str, list[float]]]) -> None:
+        short = json.loads(json.dumps(found), parse_float=lambda text: round(float(text), 4))
+        results.append({"method": method, "seed": seed, "steps": steps, "scores": short})
+        options.out.write_text(json.dumps(about | {"results": results}) + "\n")
+
+    if not results:
+        keep("copy", None, 0, {name: scores(None, some)[0] for name, some in of_split.items()})
     for seed in options.seeds:
-        results.append(compare(cases, options.size, options.seconds, seed, options.chain))
-        print(f"seed {seed}, steps: {results[-1]['steps']}\n{table(results)}", flush=True)
-        if options.out:
-            short = json.loads(json.dumps(results), parse_float=lambda text: round(float(text), 4))
-            options.out.write_text(json.dumps(about | {"results": short}) + "\n")
+        for method in options.methods:
+            cfg = profile("laptop", **{"data.size": options.size, "seed": seed, "device": "cpu"})
+            slices, context = training_slices(full, cfg.data.slice_step)
+            torch.manual_seed(seed)
+            k, build = METHODS[method]
+            network = build(cfg.control)
+            steps = train(network, cfg, slices, full.x, context[:, :k], options.seconds)
+            found = {name: scores(network, some, k) for name, some in of_split.items()}
+            keep(method, seed, steps, {name: plain for name, (plain, _) in found.items()})
+            if method == "control":
+                keep("control, smoothed", seed, steps, {name: smooth for name, (_, smooth) in found.items()})
+    print(table(results))
 
 
 if __name__ == "__main__":
