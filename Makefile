@@ -96,7 +96,9 @@ notebooks: $(READY)
 report: $(READY)
 	@$(VAELITE) report $(RUN)
 
+# Finds the browser that drives the lessons, or tries to install one; without one the summary says what was not tested.
 test: $(READY)
+	@$(PY) tests/browser/chromium.py
 	@$(PY) -m pytest -q
 
 lab: $(READY)
@@ -108,7 +110,8 @@ lab: $(READY)
 explore: $(READY)
 	@newest=$$(ls -td runs/*/notebooks/04_*.ipynb runs/*/notebooks/*.ipynb 2>/dev/null | head -n 1); \
 	test -n "$$newest" || { echo "There is no finished run yet. Make one: make run-all PROFILE=smoke"; exit 1; }; \
-	folder=$$(dirname "$$newest"); echo "Exploring $$(dirname "$$folder")"; \
+	folder=$$(dirname "$$newest"); \
+	echo "Exploring $$(dirname "$$folder"): Run > Run All Cells lets you move the sliders; what is trained stays."; \
 	$(PY) -m jupyterlab --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url="/lab/tree/$$folder/01_vae.ipynb" \
 	  $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB)
 

@@ -95,3 +95,25 @@ def write_tiny_set(folder: Path) -> Path:
 def tiny_set(tmp_path_factory) -> Path:
     """Folder of the four-patient data set. Do not write into it: copy it first (shutil.copytree)."""
     return write_tiny_set(tmp_path_factory.mktemp("data") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def cohort(tmp_path_factory) -> Path:
+    """The smoke profile's phantom patients."""
+    import make_phantom
+
+    from vaelite.profiles import profile
+
+    folder, data = tmp_path_factory.mktemp("data") / "phantom-smoke", profile("smoke").data
+    make_phantom.main(["--cases", str(data.cases), "--size", str(data.size), "--out", str(folder)])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished(cohort, tmp_path_factory) -> Path:
+    """A run folder after all four lessons, for the tests of the lessons and of the browser. Do not write into it."""
+    from vaelite.__main__ import main
+
+    run = tmp_path_factory.mktemp("runs") / "phantom-smoke"
+    assert main(["run-all", "--profile", "smoke", "--data", str(cohort), "--run", str(run)]) == 0
+    return run

@@ -4,34 +4,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import make_phantom
 import nbformat
 import pytest
 
-from vaelite.__main__ import main
 from vaelite.errors import VaeliteError
 from vaelite.notebooks import run_notebooks
-from vaelite.profiles import profile
 from vaelite.report import rows_of
 from vaelite.runs import open_run
 
 LESSONS = ("01_vae", "02_latent_mapper", "03_decoder_finetune", "04_eval_dosimetry")
-
-
-@pytest.fixture(scope="session")
-def cohort(tmp_path_factory) -> Path:
-    """The smoke profile's phantom patients."""
-    folder, data = tmp_path_factory.mktemp("data") / "phantom-smoke", profile("smoke").data
-    make_phantom.main(["--cases", str(data.cases), "--size", str(data.size), "--out", str(folder)])
-    return folder
-
-
-@pytest.fixture(scope="session")
-def finished(cohort, tmp_path_factory) -> Path:
-    """A run folder after all four lessons."""
-    run = tmp_path_factory.mktemp("runs") / "phantom-smoke"
-    assert main(["run-all", "--profile", "smoke", "--data", str(cohort), "--run", str(run)]) == 0
-    return run
 
 
 @pytest.mark.parametrize("name", LESSONS)

@@ -18,15 +18,37 @@ from matplotlib.figure import Figure
 from .errors import VaeliteError
 
 MOST_CONTROLS = 4                                            # more than a student can keep in mind; our choice
-PAGE_NOTE = "(Open this notebook in JupyterLab to move the sliders.)"
+PAGE_NOTE = "(A picture at rest: in JupyterLab, Run > Run All Cells lets you move the sliders.)"
 MOST_CACHED = 64                                             # pictures kept, about 50 kB each
+
+
+class SpokenNames(anywidget.AnyWidget):
+    """Gives a panel's picture and sliders the names a screen reader says: ipywidgets 8.1 writes them for the eye only."""
+
+    text = traitlets.Unicode().tag(sync=True)
+    _esm = """
+    export default { render({ model, el }) {
+      el.style.display = "none";
+      requestAnimationFrame(function name() {
+        const panel = el.closest(".vaelite-explorer");
+        const picture = panel?.querySelector("img");
+        if (!picture) return requestAnimationFrame(name);     // its siblings are still being drawn
+        picture.alt = model.get("text");
+        for (const handle of panel.querySelectorAll("[role=slider]")) {
+          const row = handle.closest(".widget-inline-hbox");
+          handle.setAttribute("aria-label", row.querySelector(".widget-label").textContent);
+        }
+      });
+    } };
+    """
 
 
 class Panel(widgets.VBox):
     """Question, controls, picture. On a page without a kernel the first picture and the question stand in for it."""
 
     def __init__(self, children: list[widgets.Widget], png: bytes, text: str, note: str = PAGE_NOTE):
-        super().__init__(children)
+        super().__init__(children, layout=widgets.Layout(flex_flow="row wrap"))
+        self.add_class("vaelite-explorer")
         self.first_png = png
         self.text, self.note = text, note
 
@@ -54,7 +76,6 @@ class ClickPicture(anywidget.AnyWidget):
         const show = () => {
           URL.revokeObjectURL(picture.src);
           picture.src = URL.createObjectURL(new Blob([model.get("value")], { type: "image/png" }));
-          picture.alt = model.get("tooltip") ?? "";
         };
         picture.addEventListener("click", ({ offsetX, offsetY }) => {
           model.set("clicked", [offsetX / picture.clientWidth, offsetY / picture.clientHeight]);
@@ -104,10 +125,11 @@ def explore(draw: Callable[..., Figure], question: str | None = None, *, check: 
             picture(start | {name: value})
     text = question or f"Explorer: {', '.join(control.description for control in panel_controls.values())}"
     if click is None:
-        shown = widgets.Image(value=first, format="png", tooltip=text, layout=widgets.Layout(max_width="100%"))
+        shown = widgets.Image(value=first, format="png", layout=widgets.Layout(max_width="100%"))
     else:
-        shown = ClickPicture(value=first, tooltip=text)
-    problem = widgets.HTML()
+        shown = ClickPicture(value=first)
+    whole_row = widgets.Layout(width="100%")
+    problem = widgets.HTML(layout=whole_row)
 
     def redraw(_change: dict) -> None:
         try:
@@ -125,8 +147,8 @@ def explore(draw: Callable[..., Figure], question: str | None = None, *, check: 
                 panel_controls[name].value = value
 
         shown.observe(move, "clicked")
-    heading = [widgets.HTML(f"<b>{html.escape(question)}</b>")] if question else []
-    return Panel([*heading, *panel_controls.values(), problem, shown], first, text)
+    heading = [widgets.HTML(f"<b>{html.escape(question)}</b>", layout=whole_row)] if question else []
+    return Panel([*heading, *panel_controls.values(), SpokenNames(text=text), problem, shown], first, text)
 
 
 def as_control(name: str, control: Any) -> widgets.Widget:
