@@ -15,7 +15,7 @@ TIERS = [
     {"errors", "layers", "unet"},
     {"scale"},
     {"intensity", "vae", "decoder", "mapper", "losses", "adversarial", "metrics", "gamma", "dose"}
-    | {"figures", "dose_figures", "explore", "runs", "pages"},
+    | {"figures", "dose_figures", "explore", "runs", "pages", "comparison", "distribution"},
     {"baselines", "masked", "resume", "published"},
     {"volumes", "report"},
     {"cases"},
