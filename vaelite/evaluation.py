@@ -174,7 +174,7 @@ def distribution_rows(crowds: dict[tuple[str, str, str], dict[str, np.ndarray]])
         made, truth = (np.concatenate(list(one.values())) for one in (crowd, real))
         row = {"table": "distribution", "method": method, "source": source, "target": target, "metric": "KID", "unit": "1",
                "convention": f"texture, axial, N={len(names)}, pairs of one patient left out", "split": "test",
-               "n": len(crowd), "cases": list(crowd), "values": []}
+               "n": len(crowd), "cases": [], "values": []}    # of all patients at once
         if method == "real":
             null = same_law_null(made, names)
             rows.append(row | {"mean": float(np.mean(null)), "sd": float(np.std(null)), "ci95": None, "se": None,

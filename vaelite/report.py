@@ -149,7 +149,7 @@ def comparison_table(report: dict[str, Any], target: str, metric: str = "MAE") -
                       f"{better} of {row['n']}", *sure, str(row["n"])])
     unit, convention, most = rows[0]["unit"], rows[0]["convention"], max(row["n"] for row in rows)
     note = (f"**{metric} to {target}, vaelite minus baseline**, {convention}: {'below' if sign < 0 else 'above'} 0 vaelite is "
-            f"better. Interval: bootstrap by patient. p: Wilcoxon signed-rank; Holm: corrected over these {len(rows)} comparisons.")
+            f"better. Interval: bootstrap by patient. p: Wilcoxon signed-rank; Holm: corrected over {len(rows)} comparisons.")
     if rows[0]["p"] is not None and (least := 2 / 2**most) * len(rows) > 0.05:
         note += (f" With {most} patients p is never below {least:.2g}, corrected {min(1, least * len(rows)):.2g}: no table like "
                  f"this one can reach 0.05.")
@@ -171,8 +171,8 @@ def shape_table(report: dict[str, Any]) -> str:
     """MAE of each tissue and overlap of air, bone and edges of every synthetic CT."""
     columns = [("tissue", f"MAE {tissue}") for tissue in ("air", "soft", "bone")]
     columns += [("shape", f"Dice {shape}") for shape in ("air", "bone", "edge")]
-    note = ("MAE by the real CT's HU, in the body: air below -200, bone above 250, soft tissue between. Dice: overlap of what lies "
-            "beyond these HU in either CT, and of the edges of at least 250 HU; 1 overlaps exactly, 0 nowhere.")
+    note = ("MAE by the real CT's HU, in the body: air below -200, bone above 250, soft tissue between. Dice: overlap of what "
+            "lies beyond these HU in either CT, and of the edges of at least 250 HU; 1 overlaps exactly, 0 nowhere.")
     return method_table(report, columns, ["MAE air [HU]", "soft [HU]", "bone [HU]", "Dice air", "bone", "edge"], note)
 
 
@@ -188,8 +188,8 @@ def lesion_table(report: dict[str, Any]) -> str:
     """Does a lesion planted in the source reach the synthetic CT, and does one appear that is not there?"""
     columns = [("lesion", metric) for metric in ("contrast kept", "erased", "invented")]
     note = ("A lesion of 8 mm and +150 HU in the source's most uniform tissue. Kept: its contrast in the result; erased: lesions "
-            "that kept less than half; invented: slices in which, without a lesion, uniform tissue shows one half as strong. An MR "
-            "has no HU to plant.")
+            "that kept less than half; invented: slices in which, without a lesion, uniform tissue shows one half as strong. An "
+            "MR has no HU to plant.")
     return method_table(report, columns, ["contrast kept [%]", "erased [% of lesions]", "invented [% of slices]"], note, 0)
 
 
@@ -213,9 +213,9 @@ def distribution_table(report: dict[str, Any]) -> str:
                 error = f" ± {row['se']:.4f}" if row["se"] is not None else ""
                 lines.append([f"{row['source']} → {target}", METHODS[row["method"]], f"{row['mean']:+.4f}{error}",
                               f"± {null[0]['sd']:.4f}" if null else "–", row["convention"], str(row["n"])])
-    note = ("KID: distance of the synthetic images from the real ones as a crowd, ± standard error by patient; 0 on average, below "
-            "it by chance, for images of the same law. Real against real: half the patients against the other half, SD over the "
-            "splits. It says whether textures look alike, not whether the anatomy is right. No FID: that needs Inception's weights.")
+    note = ("KID: distance of the synthetic images from the real ones as a crowd, ± standard error by patient; 0 on average, "
+            "below it by chance, for images of the same law. Real against real: half the patients against the other half, SD over "
+            "the splits. It says whether textures look alike, not whether the anatomy is right. No FID: that needs Inception.")
     header = ["direction", "by", "KID [1]", "real against real", "features", "n"]
     return note + "\n\n" + markdown(header, lines) if lines else ""
 
