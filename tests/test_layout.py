@@ -16,7 +16,7 @@ TIERS = [
     {"errors", "layers", "unet"},
     {"scale"},
     {"intensity", "vae", "decoder", "mapper", "losses", "adversarial", "metrics", "gamma", "dose", "blinding"}
-    | {"figures", "dose_figures", "explore", "runs", "pages"},
+    | {"figures", "dose_figures", "explore", "runs", "pages", "comparison", "distribution"},
     {"baselines", "masked", "resume", "published", "studies", "latent_figures"},
     {"volumes", "report", "reader_answers"},
     {"cases", "reader_panel", "reader_statistics"},

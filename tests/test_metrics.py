@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import ndimage
 from scipy.signal import fftconvolve
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
@@ -175,12 +176,77 @@ def test_image_metrics_are_the_single_metrics(pair, modality, conventions):
         assert values["synthrad2023", "MAE"] == pytest.approx(metrics.mae_hu(*pair), rel=1e-12)
 
 
+def test_every_convention_is_the_single_metrics_and_moves_psnr_by_several_db(pair):
+    values = metrics.every_convention(*pair)
+    assert set(values) == set(metrics.CONVENTIONS)
+    for name, found in values.items():
+        assert found["PSNR"] == metrics.psnr_db(*pair, name) and found["SSIM"] == metrics.ssim(*pair, name)
+    assert values["synthrad2023"]["MAE"] == values["synthrad2025"]["MAE"] == metrics.mae_hu(*pair)
+    assert values["mr1"]["MAE"] == metrics.image_metrics(*pair, "T2w")["mr1", "MAE"]
+    assert max(v["PSNR"] for v in values.values()) - min(v["PSNR"] for v in values.values()) > 3
+
+
+SPACING_MM = (3.0, 1.5, 2.0)
+
+
+def test_dice_agrees_with_counting_sets_of_voxels(pair):
+    reference, predicted, mask = pair
+    found = metrics.dice_hu(*pair, SPACING_MM)
+    for shape, a, b in (("bone", reference > 250, predicted > 250), ("air", reference < -200, predicted < -200)):
+        a, b = ({tuple(voxel) for voxel in np.argwhere(where & mask)} for where in (a, b))
+        assert found[shape] == pytest.approx(2 * len(a & b) / (len(a) + len(b)), rel=1e-12)
+    assert metrics.dice_hu(reference, reference, mask, SPACING_MM) == {"air": 1.0, "bone": 1.0, "edge": 1.0}
+    water = np.zeros_like(reference)
+    assert metrics.dice_hu(reference, water, mask, SPACING_MM) == {"air": 0.0, "bone": 0.0, "edge": 0.0}
+    assert metrics.dice_hu(water, water, mask, SPACING_MM) == {"air": None, "bone": None, "edge": None}
+
+
+def test_an_edge_is_a_step_of_250_hu_wherever_the_voxels_are_wide_or_narrow():
+    mask = np.ones((2, 60, 60), bool)
+    for spacing_mm in ((3.0, 1.0, 1.0), (3.0, 0.5, 0.5)):
+        step = np.where(np.arange(60) < 30, 0.0, 1.0) * np.ones((2, 60, 1))
+        counts = [metrics._edges(step * height, spacing_mm)[:, 20:40, 20:40].sum() for height in (200.0, 240.0, 260.0, 1000.0)]
+        assert counts[0] == counts[1] == 0 and 0 < counts[2] < counts[3]
+    gradient = np.hypot(*np.gradient(ndimage.gaussian_filter(1000 * step[0], 4), 0.5))       # 2 mm, by differences
+    np.testing.assert_array_equal(metrics._edges(1000 * step, (3.0, 0.5, 0.5))[0], gradient >= 250 / (np.sqrt(2 * np.pi) * 2))
+    shifted = metrics.dice_hu(1000 * step, 1000 * np.roll(step, 1, 2), mask, (3.0, 1.0, 1.0))["edge"]
+    assert 0.5 < shifted < 1                                 # an edge 1 mm off overlaps partly, not wholly
+
+
+def test_slice_consistency_is_the_formulas_in_float64(pair):
+    reference, predicted, mask = (pair[0].astype(np.float64), pair[1].astype(np.float64), pair[2])
+    found = metrics.slice_consistency(*pair, "CT")
+    both = mask[1:] & mask[:-1]
+    jump, other = reference[1:] - reference[:-1], predicted[1:] - predicted[:-1]
+    assert found["jump ratio"] == pytest.approx(np.abs(other[both]).mean() / np.abs(jump[both]).mean(), rel=1e-9)
+    assert found["MAE of jumps"] == pytest.approx(np.abs(jump - other)[both].mean(), rel=1e-9)
+    similarity, clipped = np.empty(mask.shape), [np.clip(volume, -1024, 3000) + 1024 for volume in (reference, predicted)]
+    for y, x in np.ndindex(mask.shape[1:]):                  # each profile along z is an image of one dimension
+        similarity[:, y, x] = structural_similarity(clipped[0][:, y, x], clipped[1][:, y, x], data_range=4024, full=True)[1]
+    assert found["SSIM along z"] == pytest.approx(similarity[3:-3][mask[3:-3]].mean(), rel=1e-6)
+
+
+def test_flicker_and_smoothing_have_opposite_signs(pair):
+    reference, _, mask = pair
+    assert metrics.slice_consistency(reference, reference, mask, "CT") == pytest.approx(
+        {"jump ratio": 1.0, "MAE of jumps": 0.0, "SSIM along z": 1.0})
+    flicker = reference + 40 * (np.arange(24) % 2)[:, None, None]
+    smooth = ndimage.uniform_filter(reference, (5, 1, 1))
+    assert metrics.slice_consistency(reference, flicker, mask, "CT")["jump ratio"] > 1.05
+    assert metrics.slice_consistency(reference, smooth, mask, "T1c")["jump ratio"] < 0.9
+    with pytest.raises(VaeliteError, match="no jump"):
+        metrics.slice_consistency(np.broadcast_to(reference[:1], reference.shape), reference, mask, "CT")
+
+
 EVERY_METRIC = {
     "mae_hu": metrics.mae_hu,
     "tissue_mae_hu": metrics.tissue_mae_hu,
     "psnr_db": lambda *volumes: metrics.psnr_db(*volumes, "synthrad2023"),
     "ssim": lambda *volumes: metrics.ssim(*volumes, "synthrad2025"),
     "image_metrics": lambda *volumes: metrics.image_metrics(*volumes, "T1c"),
+    "dice_hu": lambda *volumes: metrics.dice_hu(*volumes, (3.0, 1.0, 1.0)),
+    "slice_consistency": lambda *volumes: metrics.slice_consistency(*volumes, "CT"),
+    "every_convention": metrics.every_convention,
 }
 
 
@@ -213,8 +279,9 @@ def test_unknown_convention_and_too_few_slices_are_named(pair):
         metrics.psnr_db(*pair, "ssim2004")
     with pytest.raises(VaeliteError, match="CBCT, CT, T1c, T2w"):
         metrics.image_metrics(*pair, "PET")
-    with pytest.raises(VaeliteError, match="more slices"):
-        metrics.ssim(*(volume[:6] for volume in pair), "synthrad2023")
+    for metric in (lambda *v: metrics.ssim(*v, "synthrad2023"), lambda *v: metrics.slice_consistency(*v, "CT")):
+        with pytest.raises(VaeliteError, match="more slices"):
+            metric(*(volume[:6] for volume in pair))
 
 
 def test_summary_is_over_patients():

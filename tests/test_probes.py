@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from vaelite.intensity import MODALITIES
-from vaelite.probes import direction_errors, lesion_response, plant_lesions, radial_power
+from vaelite.probes import (direction_errors, disc_contrast, invented_lesions, lesion_response, lesion_verdict, plant_lesions,
+                            radial_power)
 from vaelite.report import report_card
 from vaelite.slices import SliceSet, thinned
 from vaelite.translate import Translator
@@ -68,6 +69,41 @@ def test_copying_keeps_a_lesion_and_changes_nothing_else(slices, untrained):
     planted, disc = plant_lesions(x, slices.mask, PIXEL_MM, amount=0.1)
     _, kept, elsewhere = lesion_response(untrained, x, planted, disc, "CBCT", "CT", "copy")
     assert kept == pytest.approx(100, abs=0.01) and elsewhere == pytest.approx(0, abs=1e-4)
+
+
+def test_a_copy_erases_no_lesion_and_a_constant_erases_all(slices, untrained):
+    x = slices.x[:, 0].float()
+    verdict = lesion_verdict(untrained, x, slices.mask, PIXEL_MM, "CBCT", "CT", "copy", amount=0.1)
+    assert verdict == pytest.approx({"contrast kept": 100, "erased": 0}, abs=0.01)
+
+    class Blind:                                             # a translator that sees nothing
+        def slices(self, x, *task):
+            return torch.zeros(len(x), 1, 64, 64)
+
+    assert lesion_verdict(Blind(), x, slices.mask, PIXEL_MM, "CBCT", "CT", "vaelite", 0.1) == {"contrast kept": 0, "erased": 100}
+    nowhere = torch.zeros_like(slices.mask)
+    assert lesion_verdict(untrained, x, nowhere, PIXEL_MM, "CBCT", "CT", "copy", 0.1) == {"contrast kept": None, "erased": None}
+
+
+def test_the_contrast_of_a_disc_is_its_own(slices):
+    x = torch.zeros(1, 64, 64)
+    planted, disc = plant_lesions(x, slices.mask[:1], PIXEL_MM, amount=0.1)
+    contrast = disc_contrast(planted, PIXEL_MM, 8.0)
+    row, column = disc[0].nonzero().float().mean(0).round().long()
+    assert contrast[0, row, column] == pytest.approx(contrast.max()) and contrast.max() == pytest.approx(0.1, abs=1e-6)
+    assert disc_contrast(x + 0.7, PIXEL_MM, 8.0)[0, 8:-8, 8:-8].abs().max() < 1e-6       # a flat image has none
+
+
+def test_a_lesion_is_invented_only_where_the_truth_has_none(slices):
+    truth, mask = torch.zeros(4, 64, 64), slices.mask[:4]
+    with_lesion, _ = plant_lesions(truth, mask, PIXEL_MM, amount=0.1)
+    mixed = torch.cat([with_lesion[:1], truth[1:]])
+    assert invented_lesions(truth, truth, mask, PIXEL_MM, 0.1) == 0
+    assert invented_lesions(mixed, truth, mask, PIXEL_MM, 0.1) == 25
+    assert invented_lesions(with_lesion, with_lesion, mask, PIXEL_MM, 0.1) == 0          # it really is there
+    assert invented_lesions(truth, with_lesion, mask, PIXEL_MM, 0.1) == 0                # lost, not invented
+    assert invented_lesions(truth + 0.3, truth, mask, PIXEL_MM, 0.1) == 0                # a bias is no lesion
+    assert invented_lesions(mixed, truth - 1, mask, PIXEL_MM, 0.1) is None               # air: nowhere to look
 
 
 def test_errors_agree_with_numpy_and_use_only_existing_pairs(slices, untrained):

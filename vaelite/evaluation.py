@@ -1,7 +1,8 @@
 """Judging a run on its test patients: image quality in every direction, then dose. Every number becomes a report row.
 
-A row is {"table", "method", "source", "target", "metric", "unit", "convention", "split", "n", "mean", "sd", "values",
-"cases"}; a dose row adds "structure", a gamma row every parameter the number depends on.
+A row is {"table", "method", "source", "target", "metric", "unit", "convention", "split", "n", "mean", "sd", "ci95", "values",
+"cases"}; a comparison adds "baseline", "p" and "p_holm", a distance between sets "se", a dose row "structure", a gamma row
+every parameter the number depends on.
 """
 from __future__ import annotations
 
@@ -11,26 +12,33 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 from scipy.stats import spearmanr
 
 from .cases import Case, data_fingerprint
+from .comparison import bootstrap_interval, holm, paired_comparison
+from .distribution import kid, same_law_null, texture_extractor
 from .dose import DoseConfig, dvh_metrics, plan_imrt, recalculate, target_dose_error
 from .errors import VaeliteError
 from .gamma import gamma_pass_rate
 from .intensity import HU_MODALITIES, from_unit, to_unit
-from .metrics import image_metrics, summarise, tissue_mae_hu
+from .metrics import REPORTED, dice_hu, image_metrics, slice_consistency, summarise, tissue_mae_hu
+from .probes import invented_lesions, lesion_verdict
 from .runs import Run, code_version, write_atomically
 from .translate import Translator
 
 IMAGE_METHODS = ("vaelite", "unet", "control", "ridge", "copy")
 UNITS = {"PSNR": "dB", "SSIM": "1"}
+LESION_HU = 150.0                                            # of the planted lesion of 8 mm: our choice
+PROBED = 16                                                  # slices a patient for lesions and textures: neighbours are alike
 OF_ONE_PATIENT = ("pass_percent", "mean_gamma", "n_voxels", "spacing_mm", "normalisation_gy")    # of a gamma result
 Values = dict[tuple, dict[str, float | None]]                # row key -> {case: value}
 OnCase = Callable[[str], None]
 
 
 def evaluate_images(translator: Translator, cases: list[Case], on_case: OnCase = print) -> list[dict[str, Any]]:
-    """Tables "reconstruction", "translation", "fusion", "uncertainty" and "tissue" for the given test cases -> report rows.
+    """Tables "reconstruction", "translation", "fusion", "uncertainty", "tissue", "shape", "slices", "lesion", "distribution" and
+    "comparison" for the given test cases -> report rows.
 
     Every method predicts every direction whose two volumes a case has; "fusion" does so from all other modalities at once
     (source "CBCT+T1c+T2w"). Methods: "vaelite" (all three stages) and those baselines of IMAGE_METHODS that the run has; "copy"
@@ -38,13 +46,16 @@ def evaluate_images(translator: Translator, cases: list[Case], on_case: OnCase =
     MR has no unit.
     """
     collected: Values = defaultdict(dict)
+    crowds: dict[tuple[str, str, str], dict[str, np.ndarray]] = defaultdict(dict)
     for number, case in enumerate(cases, 1):
         start, mask = time.perf_counter(), case.mask()
+        slices = ProbedSlices(translator, case)
         reference = {m: case.volume(m) for m in case.modalities if m in translator.modalities}
         unit = {m: to_unit(volume, m, mask) for m, volume in reference.items()}
         for target, wanted in reference.items():
             decoded = from_unit(translator.reconstruct(unit[target][0]), target, unit[target][1])
             collect(collected, case.name, ("reconstruction", "vaelite", target, target), wanted, decoded, mask)
+            crowds["real", target, target][case.name] = slices.texture(unit[target][0])
             for source in (m for m in reference if m != target):
                 for method in (m for m in IMAGE_METHODS if m in translator.methods()):
                     if method == "vaelite" and f"{source}>{target}" in translator.widths:
@@ -53,8 +64,12 @@ def evaluate_images(translator: Translator, cases: list[Case], on_case: OnCase =
                             collected["uncertainty", method, source, target, *metric][case.name] = value
                     else:
                         predicted = translator.volume_unit(unit[source][0], source, target, method)
+                    crowds[method, source, target][case.name] = slices.texture(predicted)
+                    for key, value in slices.lesions(unit, predicted, source, target, method).items():
+                        collected["lesion", method, source, target, *key][case.name] = value
                     predicted = from_unit(predicted, target, unit[target][1])
                     collect(collected, case.name, ("translation", method, source, target), wanted, predicted, mask)
+                    judge_shape(collected, case, (method, source, target), wanted, predicted, mask)
         for sources, target in translator.fusions():
             if {*sources, target} <= set(reference):
                 for method in (m for m in IMAGE_METHODS if m in translator.methods(len(sources))):
@@ -63,7 +78,8 @@ def evaluate_images(translator: Translator, cases: list[Case], on_case: OnCase =
                     key = ("fusion", method, "+".join(sources), target)
                     collect(collected, case.name, key, reference[target], predicted, mask)
         on_case(f"images {number}/{len(cases)}  {case.name}  {time.perf_counter() - start:.0f} s")
-    return [as_row(key, values) for key, values in collected.items()]
+    rows = [as_row(key, values) for key, values in collected.items()]
+    return rows + comparison_rows(rows) + distribution_rows(crowds)
 
 
 def collect(collected: Values, case: str, key: tuple, reference: np.ndarray, predicted: np.ndarray, mask: np.ndarray) -> None:
@@ -72,9 +88,101 @@ def collect(collected: Values, case: str, key: tuple, reference: np.ndarray, pre
     for (convention, metric), value in image_metrics(reference, predicted, mask, target).items():
         collected[table, method, source, target, metric, mae_unit(target) if metric == "MAE" else UNITS[metric],
                   convention][case] = value
-    if target in HU_MODALITIES and table == "translation":
+
+
+def judge_shape(collected: Values, case: Case, direction: tuple[str, str, str], reference: np.ndarray, predicted: np.ndarray,
+                mask: np.ndarray) -> None:
+    """Add to `collected` what a mean over the body hides: the error of each tissue, the shapes of bone and air, the slices."""
+    target = direction[-1]
+    if target in HU_MODALITIES:
         for tissue, value in tissue_mae_hu(reference, predicted, mask).items():
-            collected["tissue", method, source, target, f"MAE {tissue}", "HU", "body mask"][case] = value
+            collected["tissue", *direction, f"MAE {tissue}", "HU", "body mask"][case.name] = value
+        for shape, value in dice_hu(reference, predicted, mask, case.spacing_mm).items():
+            collected["shape", *direction, f"Dice {shape}", "1", "body mask"][case.name] = value
+    for metric, value in slice_consistency(reference, predicted, mask, target).items():
+        unit = mae_unit(target) if metric.startswith("MAE") else "1"
+        collected["slices", *direction, metric, unit, REPORTED[target][0]][case.name] = value
+
+
+class ProbedSlices:
+    """Some slices of one patient at the model's size, evenly from the body, for the judgements that need no whole volume."""
+
+    def __init__(self, translator: Translator, case: Case):
+        self.translator, self.texture_of = translator, texture_extractor()
+        mask = translator.fitted([case.mask() * 2.0 - 1])[:, 0] >= 0
+        inside = mask.flatten(1).any(1).nonzero()[:, 0]
+        self.rows = inside[torch.linspace(0, len(inside) - 1, min(PROBED, len(inside))).round().long()]
+        self.mask = mask[self.rows]
+        self.pixel_mm = case.spacing_mm[2] * max(case.mask().shape[1:]) / translator.size
+
+    def of(self, unit_zyx: np.ndarray) -> torch.Tensor:
+        return self.translator.fitted([unit_zyx])[self.rows, 0]
+
+    def texture(self, unit_zyx: np.ndarray) -> np.ndarray:
+        """Features (slices, d) of the body alone: what lies around it is air in every volume."""
+        return self.texture_of(torch.where(self.mask, self.of(unit_zyx), -1.0))
+
+    def lesions(self, unit: dict[str, tuple], predicted: np.ndarray, source: str, target: str,
+                method: str) -> dict[tuple[str, str, str], float | None]:
+        """A lesion planted in the source: kept or erased? One that is not there: invented? Where the target is in HU."""
+        if target not in HU_MODALITIES:
+            return {}
+        amount, convention = LESION_HU / 1500.0, f"8 mm, +{LESION_HU:g} HU"        # 1500 HU are 1 in model space
+        found = {("invented", "% of slices", convention):
+                 invented_lesions(self.of(predicted), self.of(unit[target][0]), self.mask, self.pixel_mm, amount)}
+        if source in HU_MODALITIES:
+            x = self.of(unit[source][0])
+            verdict = lesion_verdict(self.translator, x, self.mask, self.pixel_mm, source, target, method, amount)
+            found |= {("contrast kept", "%", convention): verdict["contrast kept"],
+                      ("erased", "% of lesions", convention): verdict["erased"]}
+        return found
+
+
+def comparison_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Table "comparison": vaelite minus each baseline on the same patients, in the body, one row a direction and metric.
+
+    p_holm: corrected over all comparisons of one metric and one target, which is what one table shows.
+    """
+    cells = {(r["method"], r["source"], r["target"], r["metric"]): r for r in rows
+             if r["table"] == "translation" and r["convention"] == REPORTED[r["target"]][0]}
+    families: dict[tuple, list[dict[str, Any]]] = defaultdict(list)
+    for (baseline, source, target, metric), row in cells.items():
+        ours = cells.get(("vaelite", source, target, metric))
+        if baseline != "vaelite" and ours and ours["cases"] == row["cases"]:
+            fields = {key: row[key] for key in ("source", "target", "metric", "unit", "convention", "split", "cases")}
+            families[target, metric].append({"table": "comparison", "method": "vaelite", "baseline": baseline, **fields,
+                                             **paired_comparison(ours["values"], row["values"])})
+    for family in families.values():
+        tested = [row for row in family if row["p"] is not None]
+        for row, p in zip(tested, holm([row["p"] for row in tested])):
+            row |= {"p_holm": p, "comparisons": len(tested)}
+    return [row for family in families.values() for row in family]
+
+
+def distribution_rows(crowds: dict[tuple[str, str, str], dict[str, np.ndarray]]) -> list[dict[str, Any]]:
+    """Table "distribution": KID of the made slices of each direction to the real ones, and of real ones among themselves.
+
+    crowds: (method, source, target) -> {patient: features}, the method "real" among them. Needs two patients; the null
+    (method "real": every split of the patients in two, "mean" and "sd" over splits) four.
+    """
+    rows = []
+    for (method, source, target), crowd in crowds.items():
+        real = {name: crowds["real", target, target][name] for name in crowd}
+        names = [name for name, features in crowd.items() for _ in features]
+        if len(crowd) < (4 if method == "real" else 2):
+            continue
+        made, truth = (np.concatenate(list(one.values())) for one in (crowd, real))
+        row = {"table": "distribution", "method": method, "source": source, "target": target, "metric": "KID", "unit": "1",
+               "convention": f"texture, axial, N={len(names)}, pairs of one patient left out", "split": "test",
+               "n": len(crowd), "cases": [], "values": []}    # of all patients at once
+        if method == "real":
+            null = same_law_null(made, names)
+            rows.append(row | {"mean": float(np.mean(null)), "sd": float(np.std(null)), "ci95": None, "se": None,
+                               "convention": "texture, axial, half the patients against the other half"})
+        else:
+            value, error = kid(made, truth, names, names)
+            rows.append(row | {"mean": value, "sd": None, "ci95": None, "se": error if np.isfinite(error) else None})
+    return rows
 
 
 def judge_interval(wanted: np.ndarray, predicted: np.ndarray, half_width: np.ndarray, mask: np.ndarray,
@@ -106,12 +214,13 @@ def mae_unit(modality: str) -> str:
 
 
 def as_row(key: tuple, values: dict[str, float | None], **more: Any) -> dict[str, Any]:
-    """One report row: mean and SD over patients, and the value of each patient."""
+    """One report row: mean, SD and 95 % confidence interval over patients, and the value of each patient."""
     table, method, source, target, metric, unit, convention = key
     if all(value is None for value in values.values()):
-        summary = {"n": 0, "mean": None, "sd": None}
+        summary = {"n": 0, "mean": None, "sd": None, "ci95": None}
     else:
-        summary = summarise(values.values())
+        ci95 = bootstrap_interval([value for value in values.values() if value is not None])
+        summary = summarise(values.values()) | {"ci95": ci95}
     return {"table": table, "method": method, "source": source, "target": target, "metric": metric, "unit": unit,
             "convention": convention, "split": "test", **summary, **more,
             "values": list(values.values()), "cases": list(values)}

@@ -274,6 +274,40 @@ def fix_margins(figure: Figure) -> None:
                            top=1 - (0.32 + 0.2 * lines) / height, hspace=0.26)
 
 
+def draw_convention(reference_hu: Any, predicted_hu: Any, counted: Any, clip_hu: tuple[float, float],
+                    values: Mapping[str, Mapping[str, float]], chosen: str, pixel_mm: float) -> Figure:
+    """One pair, the error that one convention sees of it, and the PSNR of the whole volume under every convention.
+
+    reference_hu, predicted_hu: (h, w) [HU]; counted: (h, w) bool; clip_hu: what the convention clips both to; values:
+    {convention: {"PSNR", "SSIM"}}. The picture is always the same; where a voxel does not count, the error is left out.
+    """
+    figure = Figure(figsize=(WIDTH_IN, 4.9), dpi=DPI, layout="constrained")
+    grid = figure.add_gridspec(2, 3, height_ratios=(1.35, 1))
+    panels = [figure.add_subplot(grid[0, column]) for column in range(3)]
+    style = {"cmap": "gray", "norm": Normalize(*HU.window)}
+    for ax, image, title in zip(panels, (reference_hu, predicted_hu), ("real CT", "synthetic CT")):
+        show_image(ax, np.asarray(image), pixel_mm, title, **style)
+        ax.set_xlabel(f"{HU.window[0]:g} to {HU.window[1]:g} [HU]", fontsize=8)
+    error = np.clip(predicted_hu, *clip_hu) - np.clip(reference_hu, *clip_hu)
+    image = show_image(panels[2], np.ma.masked_where(~np.asarray(counted), error), pixel_mm, f"the error {chosen} sees",
+                       cmap=DIVERGING, norm=Normalize(-HU.difference_limit, HU.difference_limit))
+    panels[2].set_facecolor("0.65")
+    panels[2].set_xlabel(f"clipped to {clip_hu[0]:.0f} to {clip_hu[1]:.0f} HU\ngrey: not counted", fontsize=8)
+    figure.colorbar(image, ax=panels[2], label="error [HU]", shrink=0.8)
+    ax, decibels = figure.add_subplot(grid[1, :]), {name: found["PSNR"] for name, found in values.items()}
+    for row, (name, found) in enumerate(values.items()):
+        ax.barh(row, found["PSNR"], color=METHOD_COLOURS["vaelite"] if name == chosen else "0.75")
+        ax.text(found["PSNR"] + 0.3, row, f"{found['PSNR']:.1f} dB, SSIM {found['SSIM']:.3f}", va="center", fontsize=8,
+                weight="bold" if name == chosen else "normal")
+    ax.set_yticks(range(len(values)), values)
+    ax.set_xlim(0, 50)
+    ax.invert_yaxis()
+    plain_axes(ax, "PSNR of the whole volume [dB]", "")
+    low, high = min(decibels.values()), max(decibels.values())
+    headline(figure, f"One pair: {low:.1f} to {high:.1f} dB by convention alone; {chosen} says {decibels[chosen]:.1f} dB")
+    return figure
+
+
 # ----------------------------------------------------------------------------------------------------------- latents
 def draw_components(components: Any, deviations: Any, total_variance: float, pixel_mm: float) -> Figure:
     """The patterns PCA builds a slice from. components: (k, f, f); deviations: (k,); total_variance: of a patch."""

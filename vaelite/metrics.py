@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from scipy import ndimage
@@ -48,8 +49,10 @@ REPORTED = {  # modality -> (in the mask, over the grid)
 UNIFORM_WINDOW = 7
 GAUSSIAN_SIGMA, GAUSSIAN_RADIUS = 1.5, 5
 MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang, Simoncelli, Bovik 2003, section 3.2
+IN_PLANE_CROSS = ndimage.generate_binary_structure(3, 1) & np.array([False, True, False])[:, None, None]
 MS_SSIM_LENGTH = 97  # voxels per axis below which the organisers of SynthRAD2025 pad: 5 halvings leave a window of 7
 AIR_BELOW_HU, BONE_ABOVE_HU = -200.0, 250.0  # our choice: fat is about -100, contrast-filled vessels stay below 250
+EDGE_STEP_HU, EDGE_SIGMA_MM = 250.0, 2.0  # our choice: bone and air have edges, fat beside muscle (150 HU) has none
 
 
 def mae_hu(reference_hu, predicted_hu, mask) -> float:
@@ -67,6 +70,63 @@ def tissue_mae_hu(reference_hu, predicted_hu, mask) -> dict[str, float | None]:
         tissue: _mean_absolute(reference, predicted, mask & regions[tissue]) if (mask & regions[tissue]).any() else None
         for tissue in ("air", "soft", "bone")
     }
+
+
+def dice_hu(reference_hu, predicted_hu, mask, spacing_mm) -> dict[str, float | None]:
+    """Dice overlap [1] inside `mask` of air (< -200 HU), bone (> 250 HU) and edges; None where neither volume has any.
+
+    Edge: the in-plane gradient, seen through a Gaussian of 2 mm, is at least that of a step of 250 HU; the outer 4 mm of
+    the mask are left out, since everybody knows where the skin is (our choice). spacing_mm: (z, y, x) [mm].
+    """
+    reference, predicted, mask = _checked(reference_hu, predicted_hu, mask)
+    inner = ndimage.binary_erosion(mask, IN_PLANE_CROSS, math.ceil(2 * EDGE_SIGMA_MM / min(spacing_mm[1:])))
+    edges = (_edges(volume, spacing_mm) for volume in (reference, predicted))
+    return {
+        "air": _dice(reference < AIR_BELOW_HU, predicted < AIR_BELOW_HU, mask),
+        "bone": _dice(reference > BONE_ABOVE_HU, predicted > BONE_ABOVE_HU, mask),
+        "edge": _dice(*edges, inner),
+    }
+
+
+def slice_consistency(reference, predicted, mask, modality: str) -> dict[str, float]:
+    """Do neighbouring slices fit together? {"jump ratio" [1], "MAE of jumps" [HU, MR: of range], "SSIM along z" [1]}.
+
+    A jump is the difference between a voxel and the one in the next slice, both in the mask. Ratio: mean |jump| of the
+    prediction over that of the reference; above 1 it flickers, below 1 it is smoother than the anatomy. SSIM along z: windows
+    of 7 voxels along z alone, in the mask, 3 slices from either end. Ranges as in `image_metrics`; our choice of metrics.
+    Raises VaeliteError for fewer than 7 slices and for a reference whose slices are all alike.
+    """
+    spec = _spec_of(modality)
+    reference, predicted, mask = _checked(reference, predicted, mask)
+    ranged_reference, ranged_predicted, data_range = _in_range(reference, predicted, mask, spec)
+    if spec.clip is None:
+        reference, predicted = ranged_reference, ranged_predicted
+    both = mask[1:] & mask[:-1]
+    jump, predicted_jump = np.diff(reference, axis=0), np.diff(predicted, axis=0)
+    if not (jump * both).any():
+        raise VaeliteError("All slices of the reference are alike in the mask: there is no jump to compare with.")
+    region = _without_border(mask, (UNIFORM_WINDOW // 2, 0, 0))
+    similarity = _ssim_map(ranged_reference, ranged_predicted, data_range, gaussian=False, window=(UNIFORM_WINDOW, 1, 1))
+    return {
+        "jump ratio": float(np.abs(predicted_jump).mean(where=both) / np.abs(jump).mean(where=both)),
+        "MAE of jumps": _mean_absolute(jump, predicted_jump, both),
+        "SSIM along z": float(similarity.mean(where=region)),
+    }
+
+
+def every_convention(reference, predicted, mask) -> dict[str, dict[str, float]]:
+    """One pair under all conventions: {convention: {"MAE", "PSNR" [dB], "SSIM" [1]}}.
+
+    MAE is in the volumes' unit, unclipped, under the conventions with an HU range, and a fraction of the reference's
+    p0.5-p99.5 range under "mr1" and "mr1_grid".
+    """
+    values = {}
+    for name, spec in CONVENTIONS.items():
+        compared = _checked(reference, predicted, mask)
+        ranged = compared[:2] if spec.clip is not None else _in_range(*compared, spec)[:2]
+        values[name] = {"MAE": _mean_absolute(*ranged, _region(compared[2], spec)),
+                        "PSNR": psnr_db(reference, predicted, mask, name), "SSIM": ssim(reference, predicted, mask, name)}
+    return values
 
 
 def psnr_db(reference, predicted, mask, convention: str) -> float:
@@ -98,10 +158,8 @@ def image_metrics(reference, predicted, mask, modality: str) -> dict[tuple[str, 
     CBCT and CT (HU): MAE [HU], PSNR [dB], SSIM [1] under "synthrad2023" and "grid". MR, both volumes in the reference's
     grey values: the same under "mr1" and "mr1_grid", MAE as a fraction of the reference's p0.5-p99.5 range.
     """
-    if modality not in REPORTED:
-        raise VaeliteError(f"Unknown modality {modality!r}. Choose one of {', '.join(REPORTED)}.")
+    in_hu = _spec_of(modality).clip is not None
     in_mask, on_grid = REPORTED[modality]
-    in_hu = CONVENTIONS[in_mask].clip is not None
     reference, predicted, mask = _checked(reference, predicted, mask)
     ranged_reference, ranged_predicted, data_range = _in_range(reference, predicted, mask, CONVENTIONS[in_mask])
     if not in_hu:
@@ -140,6 +198,13 @@ def _spec(convention: str) -> Convention:
     return CONVENTIONS[convention]
 
 
+def _spec_of(modality: str) -> Convention:
+    """The convention of a modality in the mask."""
+    if modality not in REPORTED:
+        raise VaeliteError(f"Unknown modality {modality!r}. Choose one of {', '.join(REPORTED)}.")
+    return CONVENTIONS[REPORTED[modality][0]]
+
+
 def _checked(reference, predicted, mask) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     reference = np.asarray(reference, dtype=np.float64)
     predicted = np.asarray(predicted, dtype=np.float64)
@@ -163,15 +228,34 @@ def _checked(reference, predicted, mask) -> tuple[np.ndarray, np.ndarray, np.nda
 
 def _in_range(reference, predicted, mask, spec: Convention):
     """(reference, predicted, data range), clipped as the convention says; HU shifted so that they start at 0."""
+    low, high = value_range(reference, mask, spec)
     if spec.clip is not None:
-        low, high = spec.clip
         return np.clip(reference, low, high) - low, np.clip(predicted, low, high) - low, high - low
-    low, high = np.percentile(reference[mask], (0.5, 99.5))
-    if not high > low:
-        raise VaeliteError(f"The reference has the one value {low:g} nearly everywhere in the mask: it has no range.")
     # mr1: the prediction gets the reference's map, never its own, or a wrong contrast would be forgiven
     reference, predicted = ((np.clip(volume, low, high) - low) / (high - low) for volume in (reference, predicted))
     return reference, predicted, 1.0
+
+
+def _dice(a: np.ndarray, b: np.ndarray, region: np.ndarray) -> float | None:
+    size = np.count_nonzero(a & region) + np.count_nonzero(b & region)
+    return 2 * np.count_nonzero(a & b & region) / size if size else None
+
+
+def _edges(volume_hu: np.ndarray, spacing_mm) -> np.ndarray:
+    sigma = (0.0, EDGE_SIGMA_MM / spacing_mm[1], EDGE_SIGMA_MM / spacing_mm[2])
+    gradient = np.hypot(*(ndimage.gaussian_filter(volume_hu, sigma, order=order) / step_mm  # HU per mm
+                          for order, step_mm in (((0, 1, 0), spacing_mm[1]), ((0, 0, 1), spacing_mm[2]))))
+    return gradient >= EDGE_STEP_HU / (math.sqrt(2 * math.pi) * EDGE_SIGMA_MM)  # the gradient at the step's own place
+
+
+def value_range(reference, mask, spec: Convention) -> tuple[float, float]:
+    """What both volumes are clipped to: HU, or percentiles 0.5 and 99.5 of the reference in the mask."""
+    if spec.clip is not None:
+        return spec.clip
+    low, high = np.percentile(reference[mask], (0.5, 99.5))
+    if not high > low:
+        raise VaeliteError(f"The reference has the one value {low:g} nearly everywhere in the mask: it has no range.")
+    return float(low), float(high)
 
 
 def _region(mask: np.ndarray, spec: Convention) -> np.ndarray:
@@ -191,7 +275,7 @@ def _ssim_of_checked(reference, predicted, mask, data_range: float, spec: Conven
     region = _region(mask, spec)
     margin = GAUSSIAN_RADIUS if spec.gaussian else UNIFORM_WINDOW // 2
     if not spec.gaussian:
-        region = _without_border(region, margin)
+        region = _without_border(region, (margin,) * 3)
     box = _bounding_box(region, margin)
     reference, predicted, region = reference[box], predicted[box], region[box]
     if spec.blank_outside:
@@ -199,13 +283,13 @@ def _ssim_of_checked(reference, predicted, mask, data_range: float, spec: Conven
     return float(_ssim_map(reference, predicted, data_range, spec.gaussian).mean(where=region))
 
 
-def _ssim_map(reference, predicted, data_range: float, gaussian: bool) -> np.ndarray:
+def _ssim_map(reference, predicted, data_range: float, gaussian: bool, window=(UNIFORM_WINDOW,) * 3) -> np.ndarray:
     if gaussian:  # population covariance, as Wang 2004; sample covariance below, as scikit-image's default
         unbiased = 1.0
         mean = _gaussian_mean
     else:
-        unbiased = UNIFORM_WINDOW**3 / (UNIFORM_WINDOW**3 - 1)
-        mean = _uniform_mean
+        unbiased = math.prod(window) / (math.prod(window) - 1)
+        mean = partial(ndimage.uniform_filter, size=window)
     mean_r, mean_p = mean(reference), mean(predicted)
     product, squares = mean_r * mean_p, mean_r**2 + mean_p**2
     covariance = unbiased * (mean(reference * predicted) - product)
@@ -214,22 +298,18 @@ def _ssim_map(reference, predicted, data_range: float, gaussian: bool) -> np.nda
     return (2 * product + c1) * (2 * covariance + c2) / ((squares + c1) * (variances + c2))
 
 
-def _uniform_mean(volume: np.ndarray) -> np.ndarray:
-    return ndimage.uniform_filter(volume, UNIFORM_WINDOW)
-
-
 def _gaussian_mean(volume: np.ndarray) -> np.ndarray:
     return ndimage.gaussian_filter(volume, GAUSSIAN_SIGMA, radius=GAUSSIAN_RADIUS)
 
 
-def _without_border(region: np.ndarray, margin: int) -> np.ndarray:
+def _without_border(region: np.ndarray, margins: tuple[int, ...]) -> np.ndarray:
     inner = np.zeros_like(region)
-    core = (slice(margin, -margin),) * 3
+    core = tuple(slice(margin, max(n - margin, 0)) for margin, n in zip(margins, region.shape))
     inner[core] = region[core]
-    if min(region.shape) < UNIFORM_WINDOW or not inner.any():
+    if not inner.any():
         raise VaeliteError(
-            f"SSIM needs {UNIFORM_WINDOW} voxels along every axis and a mask that reaches {margin} voxels inside the "
-            f"grid; the grid is {region.shape}. Use more slices."
+            f"SSIM needs {UNIFORM_WINDOW} voxels along every axis of its window and a mask that reaches "
+            f"{UNIFORM_WINDOW // 2} voxels inside the grid; the grid is {region.shape}. Use more slices."
         )
     return inner
 
@@ -254,7 +334,7 @@ def _multi_scale_ssim(reference, predicted, mask, data_range: float) -> float:
     mask = np.pad(mask, padding, mode="edge")
     product = 1.0
     for weight in MS_SSIM_WEIGHTS:
-        region = _without_border(mask, UNIFORM_WINDOW // 2)
+        region = _without_border(mask, (UNIFORM_WINDOW // 2,) * 3)
         similarity = _ssim_map(reference, predicted, data_range, gaussian=False)
         product *= float((np.maximum(similarity, 0.0) ** weight).mean(where=region))
         reference, predicted = (

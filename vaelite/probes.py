@@ -84,3 +84,53 @@ def lesion_response(translator: Translator, x: torch.Tensor, planted: torch.Tens
     contrast = lesion[disc].mean()
     elsewhere = (change.abs() * ~near).flatten(1).amax(1).mean()
     return change, float(100 * change[disc].mean() / contrast), float(100 * elsewhere / contrast)
+
+
+def lesion_verdict(translator: Translator, x: torch.Tensor, mask: torch.Tensor, pixel_mm: float, source: str, target: str,
+                   method: str, amount: float, diameter_mm: float = 8.0) -> dict[str, float | None]:
+    """What becomes of lesions planted in the source slices: {"contrast kept" [%], "erased" [% of lesions]}; None without room.
+
+    x: (n, h, w) in [-1, 1] of `source`, a modality on the target's scale (HU); mask: (n, h, w). Erased: the translation gains
+    less than half of the contrast planted (our choice).
+    """
+    planted, disc = plant_lesions(x, mask, pixel_mm, amount, diameter_mm)
+    if not disc.any():
+        return {"contrast kept": None, "erased": None}
+    change, kept, _ = lesion_response(translator, x, planted, disc, source, target, method)
+    disc = disc[disc.flatten(1).any(1)]
+    gained = (change * disc).sum((1, 2)) / disc.sum((1, 2))
+    return {"contrast kept": kept, "erased": float(100 * (gained < amount / 2).float().mean())}
+
+
+def invented_lesions(predicted: torch.Tensor, wanted: torch.Tensor, mask: torch.Tensor, pixel_mm: float, amount: float,
+                     diameter_mm: float = 8.0) -> float | None:
+    """Share of slices [%] whose translation shows a bright disc, at least half as strong as a lesion, that the truth has not.
+
+    predicted, wanted: (n, h, w) in [-1, 1]; a disc's contrast is its mean minus that of a ring around it. Looked for where the
+    truth, smoothed by one pixel, varies by less than `amount` over twice the lesion, and shows less than a quarter of it.
+    None if no slice has such a place. Source: our choice.
+    """
+    room = flat_places(wanted, mask, pixel_mm, amount, diameter_mm)
+    true, seen = (disc_contrast(image.float(), pixel_mm, diameter_mm) for image in (wanted, predicted))
+    invented = room & (true < amount / 4) & (seen > amount / 2)
+    searched = room.flatten(1).any(1)
+    return float(100 * invented.flatten(1).any(1)[searched].float().mean()) if searched.any() else None
+
+
+def flat_places(x: torch.Tensor, mask: torch.Tensor, pixel_mm: float, amount: float, diameter_mm: float) -> torch.Tensor:
+    """Where tissue varies by less than `amount` over twice the lesion's diameter: (n, h, w) bool."""
+    width = (1, *2 * [2 * int(np.ceil(diameter_mm / pixel_mm)) + 1])
+    smooth = ndimage.gaussian_filter(x.float().numpy(), (0, 1, 1))
+    spread = ndimage.maximum_filter(smooth, width) - ndimage.minimum_filter(smooth, width)
+    return torch.from_numpy((spread < amount) & ndimage.minimum_filter(mask.numpy() & (smooth > -0.5), width))
+
+
+def disc_contrast(x: torch.Tensor, pixel_mm: float, diameter_mm: float) -> torch.Tensor:
+    """Mean of a disc around each pixel minus the mean of a ring around that disc, twice as wide: (n, h, w)."""
+    reach = int(np.ceil(diameter_mm / pixel_mm))
+    axis = torch.arange(-reach, reach + 1) * pixel_mm
+    radius_mm = torch.hypot(axis[:, None], axis[None])
+    disc = (radius_mm <= diameter_mm / 2 + 1e-6).float()
+    ring = (radius_mm <= diameter_mm + 1e-6).float() - disc
+    weights = disc / disc.sum() - ring / ring.sum()
+    return torch.nn.functional.conv2d(x[:, None], weights[None, None], padding=reach)[:, 0]

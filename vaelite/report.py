@@ -32,6 +32,11 @@ def report_details(report: dict[str, Any]) -> str:
     data = report["data"]
     parts = ["Mean ± SD over test patients.", "## Reconstruction", reconstruction_table(report), "## Translation"]
     parts += [translation_table(report, metric, on_grid) for metric in ("MAE", "PSNR", "SSIM") for on_grid in (False, True)]
+    if rows_of(report, table="comparison"):
+        targets = present(report, table="comparison")
+        parts += ["## vaelite minus baseline", *[comparison_table(report, target) for target in targets]]
+    for name, table in LOOKING_CLOSER.items():
+        parts += [f"## {name}", text] if (text := table(report)) else []
     if rows_of(report, table="fusion"):
         parts += ["## Fusion", fusion_table(report)]
     if rows_of(report, table="uncertainty"):
@@ -184,6 +189,92 @@ def uncertainty_table(report: dict[str, Any]) -> str:
             "error\n\n" + markdown(["direction", "inside [%]", *[f"spearman, {where}" for where in ranks], "n"], lines))
 
 
+def comparison_table(report: dict[str, Any], target: str, metric: str = "MAE") -> str:
+    """vaelite minus each baseline, from each source to one target, patient by patient: is the difference more than luck?"""
+    rows = rows_of(report, table="comparison", target=target, metric=metric)
+    sign, lines = -1 if metric == "MAE" else 1, []
+    for row in rows:
+        better = sum(sign * value > 0 for value in row["values"])
+        sure = [f"{row['p']:.2g}", f"{row['p_holm']:.2g}"] if row["p"] is not None else ["–", "–"]
+        lines.append([f"{row['source']} → {target}", METHODS[row["baseline"]], signed(row, row["mean"]), interval_text(row),
+                      f"{better} of {row['n']}", *sure, str(row["n"])])
+    unit, convention, most = rows[0]["unit"], rows[0]["convention"], max(row["n"] for row in rows)
+    note = (f"**{metric} to {target}, vaelite minus baseline**, {convention}: {'below' if sign < 0 else 'above'} 0 vaelite is "
+            f"better. Interval: bootstrap by patient. p: Wilcoxon signed-rank; Holm: corrected over {len(rows)} comparisons.")
+    if rows[0]["p"] is not None and (least := 2 / 2**most) * len(rows) > 0.05:
+        note += (f" With {most} patients p is never below {least:.2g}, corrected {min(1, least * len(rows)):.2g}: no table like "
+                 f"this one can reach 0.05.")
+    header = ["direction", "baseline", f"difference [{unit}]", "95 % interval", "patients better", "p", "p (Holm)", "n"]
+    return note + "\n\n" + markdown(header, lines)
+
+
+def interval_text(row: dict[str, Any]) -> str:
+    """'-12.3 to -9.1', or a dash where there were too few patients."""
+    return " to ".join(signed(row, end) for end in row["ci95"]) if row["ci95"] else "–"
+
+
+def signed(row: dict[str, Any], value: float) -> str:
+    text = number(value, row["metric"], row["unit"])
+    return text if value < 0 else f"+{text}"
+
+
+def shape_table(report: dict[str, Any]) -> str:
+    """MAE of each tissue and overlap of air, bone and edges of every synthetic CT."""
+    columns = [("tissue", f"MAE {tissue}") for tissue in ("air", "soft", "bone")]
+    columns += [("shape", f"Dice {shape}") for shape in ("air", "bone", "edge")]
+    note = ("MAE by the real CT's HU, in the body: air below -200, bone above 250, soft tissue between. Dice: overlap of what "
+            "lies beyond these HU in either CT, and of the edges of at least 250 HU; 1 overlaps exactly, 0 nowhere.")
+    return method_table(report, columns, ["MAE air [HU]", "soft [HU]", "bone [HU]", "Dice air", "bone", "edge"], note)
+
+
+def slices_table(report: dict[str, Any]) -> str:
+    """Do neighbouring slices of every synthetic CT fit together?"""
+    columns = [("slices", metric) for metric in ("jump ratio", "MAE of jumps", "SSIM along z")]
+    note = ("A jump is the difference between a voxel and the one in the next slice, both in the body. Ratio to the real CT's: "
+            "above 1 slices flicker, below 1 they are smoother than the anatomy.")
+    return method_table(report, columns, ["jump ratio", "MAE of jumps [HU]", "SSIM along z"], note)
+
+
+def lesion_table(report: dict[str, Any]) -> str:
+    """Does a lesion planted in the source reach the synthetic CT, and does one appear that is not there?"""
+    columns = [("lesion", metric) for metric in ("contrast kept", "erased", "invented")]
+    note = ("A lesion of 8 mm and +150 HU in the source's most uniform tissue. Kept: its contrast in the result; erased: lesions "
+            "that kept less than half; invented: slices in which, without a lesion, uniform tissue shows one half as strong. An "
+            "MR has no HU to plant.")
+    return method_table(report, columns, ["contrast kept [%]", "erased [% of lesions]", "invented [% of slices]"], note, 0)
+
+
+def method_table(report: dict[str, Any], columns: list[tuple[str, str]], header: list[str], note: str,
+                 decimals: int | None = None, target: str = "CT") -> str:
+    """One line for each source and method, one column for each (table, metric) into `target`; "" if the report has none."""
+    found = {(row["source"], row["method"]): row for row in rows_of(report, table=columns[0][0], target=target)}
+    lines = [[f"{source} → {target}", METHODS[method],
+              *[cell(report, decimals, source=source, method=method, target=target, table=table, metric=metric)
+                for table, metric in columns], str(row["n"])] for (source, method), row in found.items()]
+    return note + "\n\n" + markdown(["direction", "by", *header, "n"], lines) if lines else ""
+
+
+def distribution_table(report: dict[str, Any]) -> str:
+    """KID of each method's images to the real ones, beside what real images have among themselves; "" if there is none."""
+    lines = []
+    for target in present(report, table="distribution"):
+        null = rows_of(report, table="distribution", target=target, method="real")
+        for row in rows_of(report, table="distribution", target=target):
+            if row["method"] != "real":
+                error = f" ± {row['se']:.4f}" if row["se"] is not None else ""
+                lines.append([f"{row['source']} → {target}", METHODS[row["method"]], f"{row['mean']:+.4f}{error}",
+                              f"± {null[0]['sd']:.4f}" if null else "–", row["convention"], str(row["n"])])
+    note = ("KID: distance of the synthetic images from the real ones as a crowd, ± standard error by patient; 0 on average, "
+            "below it by chance, for images of the same law. Real against real: half the patients against the other half, SD over "
+            "the splits. It says whether textures look alike, not whether the anatomy is right. No FID: that needs Inception.")
+    header = ["direction", "by", "KID [1]", "real against real", "features", "n"]
+    return note + "\n\n" + markdown(header, lines) if lines else ""
+
+
+LOOKING_CLOSER = {"Tissues and shapes": shape_table, "From slice to slice": slices_table, "Lesions": lesion_table,
+                  "As a crowd": distribution_table}
+
+
 def gamma_table(report: dict[str, Any]) -> str:
     """Gamma pass rate and target dose error of every synthetic CT."""
     criteria = list(dict.fromkeys(row["metric"] for row in rows_of(report, table="gamma")))
@@ -276,9 +367,9 @@ def present(report: dict[str, Any], **wanted: Any) -> list[str]:
     return [m for m in ("CBCT", "CT", "T1c", "T2w") if m in found]
 
 
-def cell(report: dict[str, Any], **wanted: Any) -> str:
+def cell(report: dict[str, Any], decimals: int | None = None, **wanted: Any) -> str:
     rows = rows_of(report, **wanted)
-    return row_text(rows[0]) if rows else "–"
+    return row_text(rows[0], decimals) if rows else "–"
 
 
 def row_text(row: dict[str, Any], decimals: int | None = None) -> str:
@@ -291,7 +382,7 @@ def row_text(row: dict[str, Any], decimals: int | None = None) -> str:
 
 def number(value: float, metric: str, unit: str = "", decimals: int | None = None) -> str:
     if decimals is None:
-        decimals = 3 if metric == "SSIM" or unit == "of range" else 1 if unit == "HU" else 2
+        decimals = 3 if metric.startswith("SSIM") or unit == "of range" else 1 if unit == "HU" else 2
     return f"{value:.{decimals}f}"
 
 
