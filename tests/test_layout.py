@@ -15,8 +15,8 @@ TIERS = [
     {"errors", "layers", "unet"},
     {"scale"},
     {"intensity", "vae", "decoder", "mapper", "losses", "adversarial", "metrics", "gamma", "dose"}
-    | {"figures", "dose_figures", "explore", "runs", "pages"},
-    {"baselines", "masked", "resume", "published"},
+    | {"dose_metrics", "figures", "dose_figures", "explore", "runs", "pages"},
+    {"baselines", "masked", "resume", "published", "altered_ct"},
     {"volumes", "report"},
     {"cases"},
     {"slices"},
@@ -25,6 +25,7 @@ TIERS = [
     {"probes"},
     {"profiles"},
     {"evaluation"},
+    {"dose_evaluation"},
     {"stages"},
     {"notebooks"},
     {"__main__"},
