@@ -149,7 +149,7 @@ def test_radiological_depth_of_a_water_tank_is_the_depth(plan, head):
     """In water the depth is a length; a uniform CT scales it by its density."""
     _, _, body = head
     of_water = radiological_depth(plan, water(head[0], body))
-    assert of_water.shape[0] == CONFIG.n_fields and 30 < of_water.min() < of_water.max() < 200
+    assert of_water.shape[0] == CONFIG.n_fields and 20 < of_water.min() < of_water.max() < 200
     front = list(plan.gantry_deg).index(0.0)
     surface_mm = SPACING_MM[1] * np.argmax(body.any((0, 2)))
     target_y_mm = SPACING_MM[1] * np.nonzero(plan.target)[1]
@@ -240,7 +240,8 @@ def test_every_error_grows_from_none(head):
                for amount in (sweep.none, *sweep.amounts)}
         assert mae[sweep.none] == 0, name
         for side in (1, -1):
-            away = sorted((side * (amount - sweep.none), value) for amount, value in mae.items() if side * (amount - sweep.none) > 0)
+            away = sorted((side * (amount - sweep.none), error) for amount, error in mae.items()
+                          if side * (amount - sweep.none) > 0)
             assert all(value > 0 for _, value in away) and [v for _, v in away] == sorted(v for _, v in away), name
 
 
@@ -373,17 +374,17 @@ def test_gamma_agrees_with_pymedphys(percent, mm):
 
 
 def test_gamma_gives_pymedphys_verdict_on_a_real_plan(plan, head):
-    """Lighter bone on the CT: more than 99.9 % of the voxels pass or fail as pymedphys says."""
+    """Bone twice as dense on the CT: more than 99.9 % of the voxels pass or fail as pymedphys says."""
     pymedphys = pytest.importorskip("pymedphys", reason="pymedphys does not install on Python 3.13")
 
-    lighter = recalculate(plan, np.where(head[0] > 500, 450, head[0]))
+    denser = recalculate(plan, np.where(head[0] > 500, 1800, head[0]))
     axes = tuple(np.arange(n) * s for n, s in zip(SHAPE, SPACING_MM))
-    theirs = pymedphys.gamma(axes, plan.dose_gy, axes, lighter, 2, 2, lower_percent_dose_cutoff=10, interp_fraction=10,
-                             max_gamma=1.5, global_normalisation=70.0, quiet=True)
-    ours = gamma_map(plan.dose_gy, lighter, SPACING_MM, dose_percent=2, distance_mm=2, **GAMMA)
+    theirs = pymedphys.gamma(axes, plan.dose_gy, axes, denser, 1, 1, lower_percent_dose_cutoff=10, interp_fraction=10,
+                             max_gamma=1.5, global_normalisation=70.0)
+    ours = gamma_map(plan.dose_gy, denser, SPACING_MM, dose_percent=1, distance_mm=1, **GAMMA)
     counted = np.isfinite(theirs)
     np.testing.assert_array_equal(np.isfinite(ours), counted)
-    assert 0.3 < np.mean(theirs[counted] <= 1) < 0.99, "some fail, or equal verdicts would say nothing"
+    assert 0.3 < np.mean(theirs[counted] <= 1) < 0.999, "some fail, or equal verdicts would say nothing"
     assert np.mean((ours <= 1)[counted] == (theirs <= 1)[counted]) > 0.999
 
 

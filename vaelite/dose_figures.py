@@ -271,7 +271,7 @@ def draw_density_table(hu: np.ndarray, density: np.ndarray, tissues: dict[str, t
     axes.plot(hu, density, "o-", color="#0072B2", linewidth=2, markersize=5)
     axes.plot([0], [np.interp(0, hu, density)], "o", color="#D55E00", markersize=8)
     axes.annotate("water", (0, float(np.interp(0, hu, density))), xytext=(8, -14), textcoords="offset points")
-    axes.set(xlabel="CT number [HU]", ylabel="electron density [1 = water]", xlim=(-1050, 3050), ylim=(0, None))
+    axes.set(xlabel="CT number [HU]", ylabel="electron density relative to water [1]", xlim=(-1050, 3050), ylim=(0, None))
     axes.grid(color="0.85", linewidth=0.6)
     set_finding(axes, title)
     return figure

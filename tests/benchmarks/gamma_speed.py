@@ -46,7 +46,7 @@ def main() -> None:
 
     def theirs(percent: float, mm: float) -> np.ndarray:
         return pymedphys.gamma(axes, reference, axes, evaluated, percent, mm, lower_percent_dose_cutoff=10, interp_fraction=10,
-                               max_gamma=1.5, global_normalisation=top_gy, quiet=True)
+                               max_gamma=1.5, global_normalisation=top_gy)
 
     lines = ["| criterion | voxels | pass, ours : pymedphys [%] | same verdict [%] | seconds, ours : pymedphys | ratio |",
              "|--|--|--|--|--|--|"]
