@@ -8,10 +8,11 @@ import logging
 import numpy as np
 import pytest
 
+from vaelite.altered_ct import SWEEPS, bulk_density, noise, shifted, truncated, water
 from vaelite.dose import (
-    DoseConfig, depth_dose_in_water, dvh, dvh_metrics, plan_imrt, recalculate, relative_density_table,
-    target_dose_error,
+    DoseConfig, depth_dose_in_water, load_plan, plan_imrt, radiological_depth, recalculate, relative_density_table, save_plan,
 )
+from vaelite.dose_metrics import dvh, dvh_metrics, target_dose_error, target_dose_shift
 from vaelite.errors import VaeliteError
 from vaelite.gamma import gamma_map, gamma_pass_rate
 
@@ -144,6 +145,36 @@ def test_density_table_is_water_at_zero_hu_and_rises():
     assert np.interp(0, hu, density) == 1 and np.all(np.diff(hu) > 0) and np.all(np.diff(density) >= 0)
 
 
+def test_radiological_depth_of_a_water_tank_is_the_depth(plan, head):
+    """In water the depth is a length; a uniform CT scales it by its density."""
+    _, _, body = head
+    of_water = radiological_depth(plan, water(head[0], body))
+    assert of_water.shape[0] == CONFIG.n_fields and 20 < of_water.min() < of_water.max() < 200
+    front = list(plan.gantry_deg).index(0.0)
+    surface_mm = SPACING_MM[1] * np.argmax(body.any((0, 2)))
+    target_y_mm = SPACING_MM[1] * np.nonzero(plan.target)[1]
+    assert of_water[front].mean() == pytest.approx(target_y_mm.mean() - surface_mm, rel=0.15), "from the front: along y"
+    hu, density = relative_density_table()
+    denser = radiological_depth(plan, np.where(body, 100.0, -1000.0))
+    np.testing.assert_allclose(denser / of_water, np.interp(100, hu, density), rtol=1e-5)
+
+
+def test_a_plan_read_back_gives_the_same_bits(plan, head, tmp_path):
+    with open(tmp_path / "plan.npz", "wb") as file:
+        save_plan(plan, file)
+    again = load_plan(tmp_path / "plan.npz")
+    for part in dataclasses.fields(plan):
+        one, other = getattr(plan, part.name), getattr(again, part.name)
+        if part.name == "fluence":
+            assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+        else:
+            assert np.array_equal(one, other) if isinstance(one, np.ndarray) else one == other, part.name
+    np.testing.assert_array_equal(recalculate(again, head[0]), recalculate(plan, head[0]))
+    (tmp_path / "plan.npz").write_bytes((tmp_path / "plan.npz").read_bytes()[:1000])
+    with pytest.raises(VaeliteError, match="Remove it"):
+        load_plan(tmp_path / "plan.npz")
+
+
 def test_planning_is_silent(head, capfd):
     ct_hu, structures, body = head
     level = logging.getLogger("pyRadPlan").level
@@ -155,6 +186,7 @@ def test_planning_is_silent(head, capfd):
     (lambda a: a.update(ct_hu=a["ct_hu"][1:]), "resample"),
     (lambda a: a.update(ct_hu=np.where(a["body"], np.nan, a["ct_hu"])), "not finite"),
     (lambda a: a.update(ct_hu=a["ct_hu"] / 1500), "no Hounsfield units"),
+    (lambda a: a.update(ct_hu=np.full(SHAPE, 40.0)), "no Hounsfield units"),
     (lambda a: a.update(body=np.zeros(SHAPE, bool)), "No body"),
     (lambda a: a.update(body=None), "No body"),
     (lambda a: a.update(prescriptions_gy={}), "No prescription"),
@@ -184,6 +216,62 @@ def test_bad_input_to_a_recalculation_is_refused(plan, head):
         recalculate(plan, truncated)
     with pytest.raises(VaeliteError, match="dose.grid_mm"):
         DoseConfig(grid_mm=0)
+
+
+# ---------------------------------------------------------------- CTs altered on purpose
+
+
+def test_bulk_density_keeps_the_mean_of_bone_and_air_and_forgets_the_rest(head):
+    ct_hu, _, body = head
+    noisy = np.where(body, ct_hu + np.random.default_rng(0).normal(0, 30, SHAPE), ct_hu).astype(np.float32)
+    bulk = bulk_density(noisy, body)
+    bone, air = body & (noisy > 250), body & (noisy < -200)
+    assert len(np.unique(bulk[body])) == 3 and not bulk[body & ~bone & ~air].any()
+    assert bulk[bone].mean() == pytest.approx(noisy[bone].mean(), rel=1e-4)
+    assert bulk[air].mean() == pytest.approx(noisy[air].mean(), rel=1e-4)
+    assert np.array_equal(bulk[~body], noisy[~body]) and not water(noisy, body)[body].any()
+
+
+def test_every_error_grows_from_none(head):
+    """The size called "none" changes nothing; MAE grows away from it."""
+    ct_hu, _, body = head
+    for name, sweep in SWEEPS.items():
+        mae = {amount: np.abs(sweep.alter(ct_hu, body, amount, SPACING_MM) - ct_hu)[body].mean(dtype=np.float64)
+               for amount in (sweep.none, *sweep.amounts)}
+        assert mae[sweep.none] == 0, name
+        for side in (1, -1):
+            away = sorted((side * (amount - sweep.none), error) for amount, error in mae.items()
+                          if side * (amount - sweep.none) > 0)
+            assert all(value > 0 for _, value in away) and [v for _, v in away] == sorted(v for _, v in away), name
+
+
+def test_noise_has_the_mean_absolute_error_asked_for_and_no_bias(head):
+    ct_hu, _, body = head
+    error = noise(ct_hu, body, 60.0)[body].astype(np.float64) - ct_hu[body]
+    assert np.abs(error).mean() == pytest.approx(60, rel=0.02) and abs(error.mean()) < 2
+    assert np.array_equal(noise(ct_hu, body, 60.0), noise(ct_hu, body, 60.0)), "a seed, so twice the same"
+
+
+def test_a_bias_costs_dose_and_noise_of_the_same_mae_does_not(plan, head):
+    """Why MAE alone cannot say what a synthetic CT is worth."""
+    ct_hu, _, body = head
+    bias, grain = (recalculate(plan, other) for other in (shifted(ct_hu, body, 80.0), noise(ct_hu, body, 80.0)))
+    assert target_dose_shift(plan.dose_gy, bias, 70.0) < -1
+    assert abs(target_dose_shift(plan.dose_gy, grain, 70.0)) < 0.5
+    depth_mm = [np.abs((radiological_depth(plan, other) - radiological_depth(plan, ct_hu)).mean(0)).mean()
+                for other in (shifted(ct_hu, body, 80.0), noise(ct_hu, body, 80.0))]
+    assert depth_mm[0] > 3 * depth_mm[1], "and the radiological depth tells them apart without a dose"
+
+
+@pytest.mark.parametrize("alter", [water, bulk_density, lambda ct, body: truncated(ct, body, 10, SPACING_MM)])
+def test_bad_input_to_an_altered_ct_is_refused(head, alter):
+    ct_hu, _, body = head
+    with pytest.raises(VaeliteError, match="No body"):
+        alter(ct_hu, np.zeros(SHAPE, bool))
+    with pytest.raises(VaeliteError, match="resample"):
+        alter(ct_hu[1:], body)
+    with pytest.raises(VaeliteError, match="not finite"):
+        alter(np.where(body, np.nan, ct_hu), body)
 
 
 # ---------------------------------------------------------------- dose-volume histograms
@@ -221,14 +309,20 @@ def test_dvh_refuses_an_empty_structure_and_another_grid(plan, head):
         dvh(np.full(SHAPE, np.nan), head[2])
     with pytest.raises(VaeliteError, match="90 %"):
         target_dose_error(plan.dose_gy, plan.dose_gy, 700.0)
-    with pytest.raises(VaeliteError, match="grids"):
-        target_dose_error(plan.dose_gy, plan.dose_gy[1:], 70.0)
+    for error in (target_dose_error, target_dose_shift):
+        with pytest.raises(VaeliteError, match="grids"):
+            error(plan.dose_gy, plan.dose_gy[1:], 70.0)
+        with pytest.raises(VaeliteError, match="not finite"):
+            error(plan.dose_gy, np.full(SHAPE, np.nan, np.float32), 70.0)
 
 
 def test_target_dose_error_of_a_scaled_dose_by_hand():
     dose_gy = np.full((3, 4, 5), 70.0)
     dose_gy[0] = 50.0                                       # below 90 %: does not count
     assert target_dose_error(dose_gy, 1.02 * dose_gy, 70.0) == pytest.approx(2.0)
+    uneven = np.where(np.arange(5) % 2, 1.05, 0.95) * dose_gy
+    assert target_dose_error(dose_gy, uneven, 70.0) == pytest.approx(5.0)
+    assert target_dose_shift(dose_gy, uneven, 70.0) == pytest.approx(-1.0), "two of five columns up, three down"
 
 
 # ---------------------------------------------------------------- gamma
@@ -277,6 +371,21 @@ def test_gamma_agrees_with_pymedphys(percent, mm):
     above = np.isfinite(ours)
     assert 100 * abs(np.mean(ours[above] <= 1) - np.mean(theirs[above] <= 1)) < 1.5         # the search grids differ
     assert np.median(np.abs(ours - theirs)[above]) < 0.05
+
+
+def test_gamma_gives_pymedphys_verdict_on_a_real_plan(plan, head):
+    """Bone twice as dense on the CT: more than 99.9 % of the voxels pass or fail as pymedphys says."""
+    pymedphys = pytest.importorskip("pymedphys", reason="pymedphys does not install on Python 3.13")
+
+    denser = recalculate(plan, np.where(head[0] > 500, 1800, head[0]))
+    axes = tuple(np.arange(n) * s for n, s in zip(SHAPE, SPACING_MM))
+    theirs = pymedphys.gamma(axes, plan.dose_gy, axes, denser, 1, 1, lower_percent_dose_cutoff=10, interp_fraction=10,
+                             max_gamma=1.5, global_normalisation=70.0)
+    ours = gamma_map(plan.dose_gy, denser, SPACING_MM, dose_percent=1, distance_mm=1, **GAMMA)
+    counted = np.isfinite(theirs)
+    np.testing.assert_array_equal(np.isfinite(ours), counted)
+    assert 0.3 < np.mean(theirs[counted] <= 1) < 0.999, "some fail, or equal verdicts would say nothing"
+    assert np.mean((ours <= 1)[counted] == (theirs <= 1)[counted]) > 0.999
 
 
 def test_gamma_of_a_dose_with_itself_is_zero():

@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 
 from vaelite import dose_figures, figures
-from vaelite.dose import dvh
-from vaelite.dose_figures import (draw_comparison, draw_depth_dose, draw_dose_difference, draw_dose_wash, draw_dvh,
-                                  draw_error_against_dose, draw_gamma, draw_mean_against_n, draw_pass_rates,
-                                  draw_response)
+from vaelite.dose_metrics import dvh
+from vaelite.dose_figures import (draw_comparison, draw_density_table, draw_depth_dose, draw_dose_difference, draw_dose_wash,
+                                  draw_dvh, draw_error_against_dose, draw_errors_by_patient, draw_gamma, draw_mean_against_n,
+                                  draw_pass_rates, draw_response, draw_sensitivity)
 from vaelite.errors import VaeliteError
 
 SHAPE, SPACING_MM = (10, 24, 20), (3.0, 2.0, 2.0)
+CURVE = {"unit": "% of the true HU", "amount": [50, 100, 150], "ME_target": [1.5, 0.0, -1.5], "gamma 2%/2mm": [99.9, 100, 99.8],
+         "gamma 1%/1mm": [90.0, 100.0, 80.0]}
 LESION = np.hypot(*np.mgrid[-12:12, -14:10]) <= 2            # a disc of 8 mm
 
 
@@ -39,7 +41,11 @@ def all_figures(p: dict) -> dict:
         "comparison": draw_comparison(p["ct"], p["ct"], p["dose"], p["higher"], p["gamma"], SPACING_MM, 70.0, "finding", 6),
         "depth": draw_depth_dose(np.linspace(0.1, 30, 50), np.linspace(100, 20, 50), "finding"),
         "rates": draw_pass_rates({"CBCT by unet": {"2 %/2 mm": 99.0, "1 %/1 mm": 90.0}}, "finding"),
-        "points": draw_error_against_dose([("vaelite", "CBCT", 40.0, 0.5), ("copy", "T1c", 90.0, 2.0)], "finding"),
+        "points": draw_error_against_dose({"MAE [HU]": ("rank correlation", [("vaelite", "CBCT", 40.0, 0.5),
+                                                                             ("copy", "T1c", 90.0, 2.0)])}, "finding"),
+        "density": draw_density_table(np.array([-1000.0, 0, 3000]), np.array([0.0, 1, 2.5]), {"bone": (250, 3000)}, "finding"),
+        "sensitivity": draw_sensitivity({"bone HU": CURVE}, ("gamma 2%/2mm", "gamma 1%/1mm"), "finding"),
+        "patients": draw_errors_by_patient({"raw CBCT": [-1.0, 2.5], "water": [3.0, 4.0]}, "finding"),
         "lesion": draw_response({"copy": 150.0 * LESION, "ridge": 100.0 * LESION}, LESION, 2.0, "finding"),
         "mean": draw_mean_against_n([40.0, 50.0, 45.0], [np.nan, 60.0, 12.0], "HU", "finding"),
     }
@@ -131,6 +137,21 @@ def test_rates_near_100_percent_are_told_apart_by_what_fails():
     assert np.allclose(lines[1].get_ydata(), [dose_figures.FEWEST_FAIL, 0.1]), "none fails: on the floor, not off the axis"
 
 
+def test_the_errors_drawn_are_those_given_and_share_one_scale():
+    other = {**CURVE, "ME_target": [0.1, 0.0, -0.1]}
+    figure = draw_sensitivity({"bone HU": CURVE, "cavities": other}, ("gamma 2%/2mm", "gamma 1%/1mm"), "finding")
+    first, second = figure.axes[0], figure.axes[2]
+    assert np.array_equal(first.lines[0].get_xydata(), [[50, 1.5], [100, 0], [150, -1.5]])
+    assert first.get_ylim() == second.get_ylim() and first.get_ylim()[0] == -first.get_ylim()[1]
+    np.testing.assert_allclose(figure.axes[1].lines[1].get_ydata(), [10, 0, 20])
+
+
+def test_a_dose_error_of_exactly_zero_is_not_lost_on_a_logarithmic_axis():
+    panels = {"MAE [HU]": ("", [("water", "CT", 0.0, 0.0), ("copy", "CBCT", -50.0, 2.0)])}
+    drawn = [line.get_xydata()[0] for line in draw_error_against_dose(panels, "finding").axes[0].lines]
+    assert np.array_equal(drawn, [[dose_figures.SMALLEST_SHOWN] * 2, [50.0, 2.0]])
+
+
 def test_left_and_right_of_one_colour_share_an_entry_of_the_legend():
     names = ["PTV", "Submandibular_L", "Parotid_L", "Parotid_R", "Submandibular_R"]
     labels = [handle.get_label() for handle in dose_figures.structure_handles(names)]
@@ -162,4 +183,6 @@ def test_the_coronal_view_has_the_head_on_top(patient):
 
 
 def test_methods_have_the_colours_they_have_in_all_other_figures():
-    assert dose_figures.METHOD_COLOURS.items() <= figures.METHOD_COLOURS.items()
+    shared = dose_figures.METHOD_COLOURS.keys() & figures.METHOD_COLOURS.keys()
+    assert len(shared) == 5 and all(dose_figures.METHOD_COLOURS[name] == figures.METHOD_COLOURS[name] for name in shared)
+    assert len(set(dose_figures.METHOD_COLOURS.values())) == len(dose_figures.METHOD_COLOURS)

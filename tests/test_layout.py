@@ -16,8 +16,8 @@ TIERS = [
     {"errors", "layers", "unet"},
     {"scale"},
     {"intensity", "vae", "decoder", "mapper", "losses", "adversarial", "metrics", "gamma", "dose", "blinding"}
-    | {"figures", "dose_figures", "explore", "runs", "pages", "comparison", "distribution"},
-    {"baselines", "masked", "resume", "published", "studies", "latent_figures"},
+    | {"dose_metrics", "figures", "dose_figures", "explore", "runs", "pages", "comparison", "distribution"},
+    {"baselines", "masked", "resume", "published", "studies", "latent_figures", "altered_ct"},
     {"volumes", "report", "reader_answers"},
     {"cases", "reader_panel", "reader_statistics"},
     {"slices"},
@@ -26,6 +26,7 @@ TIERS = [
     {"probes", "reader_study", "explorers"},
     {"profiles"},
     {"evaluation"},
+    {"dose_evaluation"},
     {"stages"},
     {"notebooks"},
     {"__main__"},

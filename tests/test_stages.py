@@ -13,12 +13,14 @@ import torch
 from conftest import write_nifti
 
 from vaelite.__main__ import main
+from vaelite.altered_ct import SWEEPS
 from vaelite.cases import load_cases
 from vaelite.errors import VaeliteError
-from vaelite.evaluation import judge_interval, load_doses
+from vaelite.dose_evaluation import load_doses, plan_of_case
+from vaelite.evaluation import judge_interval
 from vaelite.losses import laplace_nll
 from vaelite.profiles import PROFILES, profile
-from vaelite.report import report_tables, rows_of
+from vaelite.report import report_tables, rows_of, sensitivity_curves
 from vaelite.resume import Resume
 from vaelite.runs import open_run
 from vaelite.slices import load_slices
@@ -127,10 +129,47 @@ def test_only_test_patients_are_reported(finished):
 
 
 def test_evaluate_again_gives_the_same_bytes(finished):
+    """With the plans the run has kept, and with plans made anew."""
     cases, run = finished
-    before = (run.path / "report.json").read_bytes()
+    before, (plan,) = (run.path / "report.json").read_bytes(), (run.path / "dose").glob("*.plan.npz")
+    made = plan.stat().st_mtime_ns
     evaluate(cases, open_run(run.path))
-    assert (run.path / "report.json").read_bytes() == before
+    assert (run.path / "report.json").read_bytes() == before and plan.stat().st_mtime_ns == made
+    plan.unlink()
+    evaluate(cases, open_run(run.path))
+    assert (run.path / "report.json").read_bytes() == before and plan.exists()
+
+
+def test_a_plan_is_made_again_only_for_another_plan(finished, tmp_path):
+    """Another gamma criterion needs no plan; another beam, another prescription or another CT does."""
+    (case,), run = [case for case in finished[0] if case.split == "test"], open_run(tmp_path)
+    config = profile("smoke", **KNOBS).dose
+    made = plan_of_case(case, config, run)
+    (file,) = (tmp_path / "dose").iterdir()
+    plan_of_case(case, replace(config, gamma_criteria=((5.0, 5.0),), gamma_mode="local", cutoff_percent=20.0), run)
+    assert list((tmp_path / "dose").iterdir()) == [file]
+    assert len(plan_of_case(case, replace(config, n_fields=4), run).gantry_deg) == 4
+    assert not file.exists(), "the older plan is gone"
+    lower = replace(case, info=case.info | {"prescription_gy": {"PTV": 60.0}})
+    assert plan_of_case(lower, config, run).prescription_gy == 60 != made.prescription_gy
+
+
+def test_doses_of_the_clinic_s_own_baselines_are_reported(finished):
+    report = finished[1].report()
+    for table in ("dose", "gamma", "dvh", "stand-in"):
+        assert {("water", "CT"), ("bulk", "CT"), ("copy", "CBCT"), ("vaelite", "T1c")} <= {
+            (row["method"], row["source"]) for row in rows_of(report, table=table)}
+    text = report_tables(report)
+    assert "| raw CBCT |" in text and "| water + bone + air |" in text and "our choice" in text
+    assert [c for c in ("PTV D98", "PTV D95", "PTV D50", "PTV D2", "PTV V95", "SpinalCord Dmax") if c not in text] == []
+
+
+def test_known_errors_of_no_size_leave_the_dose_alone(finished):
+    for name, curve in sensitivity_curves(finished[1].report()).items():
+        none = curve["amount"].index(SWEEPS[name].none)
+        assert len(curve["amount"]) == len(SWEEPS[name].amounts) + 1
+        assert curve["MAE"][none] == curve["ME_target"][none] == 0 and curve["gamma 1%/1mm"][none] == 100
+    assert max(map(abs, sensitivity_curves(finished[1].report())["uniform HU bias"]["ME_target"])) > 0.5
 
 
 def test_tables_show_every_method_with_its_convention(finished):

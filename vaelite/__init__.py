@@ -18,7 +18,8 @@ PUBLIC = {
     "translate": ("Translator",),
     "stages": ("train_vae", "train_mapper", "finetune_decoder", "train_baseline", "evaluate", "load_vae", "load_translator"),
     "metrics": ("mae_hu", "psnr_db", "ssim"),
-    "dose": ("plan_imrt", "recalculate", "dvh"),
+    "dose": ("plan_imrt", "recalculate"),
+    "dose_metrics": ("dvh",),
     "gamma": ("gamma_map", "gamma_pass_rate"),
 }
 HOME = {name: module for module, names in PUBLIC.items() for name in names}

@@ -1,4 +1,4 @@
-"""Photon IMRT on a CT, the same fluence recalculated on another CT, and what both doses give each organ.
+"""Photon IMRT on a CT, and the same fluence recalculated on another CT of the same patient.
 
 The dose engine, beams and machine are pyRadPlan's (SVD pencil beam, generic 6 MV linac). The fluence is optimised here,
 on the dose of single beamlets; the dose that counts is then calculated once more, with one uneven field per beam.
@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import logging
 import warnings
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import BinaryIO
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -32,8 +36,9 @@ ORGAN_LIMITS = {
     "Esophagus": ("mean", 30.0, 5.0),
 }
 TARGET_WEIGHT, TISSUE_WEIGHT = 100.0, 30.0
-SERIAL_ORGANS = ("SpinalCord", "Brainstem")                 # one hot spot harms: report their maximum too
 SCATTER_MM = 60.0                                           # the final dose is followed this far beyond a field
+SOURCE_MM = 1000.0                                          # from the source to the isocentre, of the machine
+PLAN_ARRAYS = ("dose_gy", "body", "target")
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,6 @@ class Plan:
     dose_gy: np.ndarray                                     # z y x float32 on the CT grid, 0 outside the body
     fluence: tuple[np.ndarray, ...] = field(repr=False)     # a map per beam: rows along z (feet first), columns across
     gantry_deg: tuple[float, ...]                           # 0 is from the front, 90 from the patient's left
-    fields: object = field(repr=False)                      # pyRadPlan's beams, each one field with its fluence
     isocentre_mm: tuple[float, float, float]                # z y x from the first voxel: the targets' centre of mass
     spacing_mm: tuple[float, float, float]
     body: np.ndarray = field(repr=False)
@@ -105,10 +109,9 @@ def plan_imrt(ct_hu: np.ndarray, spacing_mm: tuple[float, float, float], structu
         terms, left_out = _objectives(on_dose_grid, prescriptions_gy, influence.dose_grid)
         weights, cost = _optimise(influence, terms, config.iterations)
         fluence = _fluence_maps(steering, weights, config.bixel_mm)
-        fields = _fields(steering, fluence, config.bixel_mm)
     plan = Plan(
         dose_gy=np.zeros(0), fluence=fluence, gantry_deg=tuple(float(beam.gantry_angle) for beam in steering.beams),
-        fields=fields, isocentre_mm=tuple(float(x) for x in contours.target_center_of_mass()[::-1]),
+        isocentre_mm=tuple(float(x) for x in contours.target_center_of_mass()[::-1]),
         spacing_mm=spacing_mm, body=body, target=union, prescriptions_gy=dict(prescriptions_gy), left_out=left_out,
         monitor_units=1.0, air_percent=_air_percent(ct_hu, body), cost=cost, config=config,
     )
@@ -135,11 +138,32 @@ def recalculate(plan: Plan, ct_hu: np.ndarray, max_missing_percent: float = 10.0
 
         ct, contours = _patient(ct_hu, plan.spacing_mm, plan.body, plan.target, plan.config)
         settings = _settings(plan.spacing_mm, contours, plan.config, SCATTER_MM)
-        result = calc_dose_forward(ct, contours, plan.fields, settings, np.ones(len(plan.gantry_deg)))
+        result = calc_dose_forward(ct, contours, _fields(plan), settings, np.ones(len(plan.gantry_deg)))
     dose_gy = np.zeros(plan.body.shape, np.float32)
     dose_gy[_body_box(plan.body, plan.spacing_mm, plan.config)] = _array(result)
     dose_gy[~plan.body] = 0
     return dose_gy * np.float32(plan.monitor_units)
+
+
+def radiological_depth(plan: Plan, ct_hu: np.ndarray, points: int = 300, step_mm: float = 1.0) -> np.ndarray:
+    """The water that attenuates as much as the tissue in front of the target -> (beams, about `points`) [mm].
+
+    Every n-th voxel of the target is a point; from there to the source the densities inside the body are summed up.
+    Raises VaeliteError as `recalculate` does for a CT on another grid or with voxels that are not finite.
+    """
+    ct_hu = _check_ct(ct_hu, plan.body)
+    density = np.interp(ct_hu, *relative_density_table()) * plan.body
+    target = np.argwhere(plan.target)[:: max(1, int(plan.target.sum()) // points)] * np.array(plan.spacing_mm)    # zyx
+    reach_mm = float(np.linalg.norm(np.multiply(plan.body.shape, plan.spacing_mm)))     # farther is no body
+    steps_mm = np.arange(0.5, reach_mm / step_mm) * step_mm
+    depth_mm = []
+    for gantry_deg in plan.gantry_deg:
+        source = np.array(plan.isocentre_mm) + SOURCE_MM * _towards_source(gantry_deg)[::-1]
+        direction = (source - target) / np.linalg.norm(source - target, axis=1, keepdims=True)
+        path = target[:, None] + steps_mm[:, None] * direction[:, None]                 # points, steps, zyx
+        index = np.moveaxis(path / np.array(plan.spacing_mm), -1, 0)
+        depth_mm.append(step_mm * ndimage.map_coordinates(density, index, order=1).sum(1))
+    return np.array(depth_mm)
 
 
 def depth_dose_in_water(field_cm: float = 10.0, source_surface_cm: float = 100.0) -> tuple[np.ndarray, np.ndarray]:
@@ -176,50 +200,28 @@ def relative_density_table() -> tuple[np.ndarray, np.ndarray]:
     return table[:, 0], table[:, 1]
 
 
-def dvh(dose_gy: np.ndarray, mask: np.ndarray, bins: int = 200,
-        max_gy: float | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Cumulative dose-volume histogram -> (dose axis [Gy], volume receiving at least that dose [%]), `bins` + 1 points.
+# ---------------------------------------------------------------- a plan on disk
 
-    The axis runs from 0 to `max_gy` (default: just above the structure's maximum). Raises VaeliteError if it is empty.
-    """
-    dose_in_structure = np.sort(_inside(dose_gy, mask, "the structure"))
-    top_gy = 1.02 * float(dose_in_structure[-1]) + 1e-6 if max_gy is None else max_gy
-    axis_gy = np.linspace(0.0, top_gy, bins + 1)
-    below = np.searchsorted(dose_in_structure, axis_gy, side="left")
-    return axis_gy, 100 * (1 - below / dose_in_structure.size)
+def save_plan(plan: Plan, file: BinaryIO) -> None:
+    """Write a plan as .npz: arrays, and everything else as JSON beside them."""
+    arrays = {name: getattr(plan, name) for name in PLAN_ARRAYS}
+    facts = {f.name: getattr(plan, f.name) for f in fields(plan) if f.name not in (*PLAN_ARRAYS, "fluence", "config")}
+    fluence = {f"fluence_{beam}": weights for beam, weights in enumerate(plan.fluence)}
+    np.savez_compressed(file, facts=json.dumps(facts | {"config": asdict(plan.config)}), **arrays, **fluence)
 
 
-def dvh_metrics(dose_gy: np.ndarray, structures: dict[str, np.ndarray],
-                prescriptions_gy: dict[str, float]) -> list[dict]:
-    """One row {"structure", "metric", "unit", "value"} per structure and metric.
-
-    Dx [Gy] is the dose that x % of the volume receives at least. Prescribed targets: D98 D95 D50 D2 Dmean [Gy] and V95,
-    the volume with at least 95 % of the prescription [%]. Others: Dmean, D2; cord, brainstem also Dmax (a voxel) [Gy].
-    Raises VaeliteError on an empty structure.
-    """
-    rows = []
-    for name, mask in structures.items():
-        dose_in_structure = _inside(dose_gy, mask, name)
-        percentiles = (98, 95, 50, 2) if name in prescriptions_gy else (2,)
-        values = {f"D{x}": (np.percentile(dose_in_structure, 100 - x), "Gy") for x in percentiles}
-        values["Dmean"] = (dose_in_structure.mean(dtype=np.float64), "Gy")
-        if name in prescriptions_gy:
-            values["V95"] = (100 * np.mean(dose_in_structure >= 0.95 * prescriptions_gy[name]), "%")
-        if name.startswith(SERIAL_ORGANS):
-            values["Dmax"] = (dose_in_structure.max(), "Gy")
-        rows += [{"structure": name, "metric": metric, "unit": unit, "value": float(value)}
-                 for metric, (value, unit) in values.items()]
-    return rows
-
-
-def target_dose_error(reference_gy: np.ndarray, evaluated_gy: np.ndarray, prescription_gy: float) -> float:
-    """MAE_target [% of the prescription]: mean |difference| where the reference has at least 90 % of it."""
-    if reference_gy.shape != evaluated_gy.shape:
-        raise VaeliteError(f"The two doses lie on different grids: {reference_gy.shape} and {evaluated_gy.shape}.")
-    high = reference_gy >= 0.9 * prescription_gy
-    if not high.any():
-        raise VaeliteError(f"No voxel of the reference dose reaches 90 % of {prescription_gy:g} Gy: check it.")
-    return float(100 * np.abs(evaluated_gy[high].astype(np.float64) - reference_gy[high]).mean() / prescription_gy)
+def load_plan(path: str | Path) -> Plan:
+    """The plan that `save_plan` wrote: it recalculates to the same bits. Raises VaeliteError if it cannot be read."""
+    try:
+        with np.load(path) as arrays:
+            facts = json.loads(str(arrays["facts"]))
+            facts = {name: tuple(value) if isinstance(value, list) else value for name, value in facts.items()}
+            criteria = tuple(map(tuple, facts["config"]["gamma_criteria"]))
+            config = DoseConfig(**facts.pop("config") | {"gamma_criteria": criteria})
+            fluence = tuple(arrays[f"fluence_{beam}"] for beam in range(len(facts["gantry_deg"])))
+            return Plan(**facts, **{name: arrays[name] for name in PLAN_ARRAYS}, fluence=fluence, config=config)
+    except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile) as error:
+        raise VaeliteError(f"{path} is not a plan of this version ({error}). Remove it: it is then made again.") from error
 
 
 # ---------------------------------------------------------------- what may not go in
@@ -257,17 +259,6 @@ def _check_masks(structures, body, prescriptions_gy) -> tuple[dict[str, np.ndarr
             raise VaeliteError(f"{outside_percent:.0f} % of the target {name} lies outside the body: check both.")
         masks[name] = masks[name] & body
     return masks, body
-
-
-def _inside(dose_gy: np.ndarray, mask: np.ndarray, name: str) -> np.ndarray:
-    if np.shape(mask) != dose_gy.shape:
-        raise VaeliteError(f"The dose has {dose_gy.shape} voxels, {name} {np.shape(mask)}: they need one grid.")
-    inside = dose_gy[np.asarray(mask, bool)]
-    if inside.size == 0:
-        raise VaeliteError(f"{name} is empty: a dose-volume histogram needs a voxel. Leave it out (see Plan.left_out).")
-    if not np.isfinite(inside).all():
-        raise VaeliteError(f"The dose in {name} is not finite.")
-    return inside
 
 
 def _air_percent(ct_hu: np.ndarray, body: np.ndarray) -> float:
@@ -400,24 +391,30 @@ def _fluence_maps(steering, weights, bixel_mm) -> tuple[np.ndarray, ...]:
     return tuple(maps)
 
 
-def _fields(steering, fluence, bixel_mm, step_mm=0.5):
+def _fields(plan: Plan, step_mm=0.5):
     """Each beam as a single open field of uneven fluence: one convolution instead of a hundred."""
     from pyRadPlan.stf import FieldShapeAsMask, create_stf
 
-    beams = []
-    for beam, weights in zip(steering.beams, fluence):
+    beams, bixel_mm = [], plan.config.bixel_mm
+    for gantry_deg, weights in zip(plan.gantry_deg, plan.fluence):
         half_mm = bixel_mm * len(weights) / 2
         count = int(np.ceil(half_mm / step_mm)) + 1
         position_mm = step_mm * np.arange(-count, count + 1)
         cell = np.floor((position_mm + half_mm) / bixel_mm).astype(int) + 1         # + 1: a closed border around it
         fine = np.pad(weights, 1)[np.ix_(np.clip(cell, 0, len(weights) + 1), np.clip(cell, 0, len(weights) + 1))]
         shape = FieldShapeAsMask(energy=6.0, mask=fine[::-1], resolution=step_mm)   # its rows run from +z to -z
-        geometry = beam.model_dump(include={"gantry_angle", "couch_angle", "bixel_width", "radiation_mode", "sad",
-                                            "iso_center", "machine", "source_point_bev", "source_point"})
-        ray = {"ray_pos": np.zeros(3), "ray_pos_bev": np.zeros(3), "target_point": -beam.source_point,
-               "target_point_bev": -beam.source_point_bev, "beamlets": [shape]}
-        beams.append({**geometry, "rays": [ray]})
+        source, source_bev = SOURCE_MM * _towards_source(gantry_deg), np.array([0.0, -SOURCE_MM, 0.0])
+        ray = {"ray_pos": np.zeros(3), "ray_pos_bev": np.zeros(3), "target_point": -source,
+               "target_point_bev": -source_bev, "beamlets": [shape]}
+        beams.append({"gantry_angle": gantry_deg, "couch_angle": 0.0, "bixel_width": bixel_mm, "sad": SOURCE_MM,
+                      "radiation_mode": "photons", "machine": "Generic", "iso_center": np.array(plan.isocentre_mm[::-1]),
+                      "source_point": source, "source_point_bev": source_bev, "rays": [ray]})
     return create_stf({"beams": beams})
+
+
+def _towards_source(gantry_deg: float) -> np.ndarray:
+    """Unit vector (x, y, z) from the isocentre: 0 degrees to the front (-y), 90 to the patient's left (+x)."""
+    return np.array([np.sin(np.radians(gantry_deg)), -np.cos(np.radians(gantry_deg)), 0.0])
 
 
 def _to_dose_grid(mask, influence) -> np.ndarray:

@@ -28,10 +28,12 @@ STRUCTURE_COLOURS = {
     "Larynx": "#B8A500", "Esophagus": "#7F7F7F", "Eye": "#999999", "Thyroid": "#44AA99",
 }
 DOSE_STYLES = ("-", "--", ":", "-.", (0, (1, 3)), (0, (6, 2, 1, 2, 1, 2)))
-# as in `figures`; a test compares the two
-METHOD_COLOURS = {"vaelite": "#D55E00", "unet": "#000000", "control": "#661100", "ridge": "#56B4E9", "copy": "#999999"}
-METHOD_NAMES = {"unet": "U-Net", "control": "no latents"}
-SOURCE_MARKERS = {"CBCT": "o", "T1c": "s", "T2w": "^"}
+# as in `figures`, with the bulk densities; a test compares the two
+METHOD_COLOURS = {"vaelite": "#D55E00", "unet": "#000000", "control": "#661100", "ridge": "#56B4E9", "copy": "#999999",
+                  "water": "#0072B2", "bulk": "#009E73"}
+METHOD_NAMES = {"unet": "U-Net", "control": "no latents", "bulk": "water + bone + air"}
+SOURCE_MARKERS = {"CBCT": "o", "T1c": "s", "T2w": "^", "CT": "X"}
+SMALLEST_SHOWN = 1e-3                                        # on a logarithmic axis: below it nothing matters
 SOURCE_STYLES = {"CBCT": "-", "T1c": "--", "T2w": ":"}
 WIDTH_IN, DPI = 7.0, 100                                     # 700 px: sharp on a page, still readable on a phone
 
@@ -188,7 +190,8 @@ def draw_pass_rates(rates: dict[str, dict[str, float]], title: str) -> Figure:
     figure, axes = new_figure(4.2)
     for beside, (name, of_dose) in zip(np.linspace(-0.14, 0.14, len(rates)), rates.items()):
         source, _, method = name.partition(" by ")
-        label = f"{source} by {METHOD_NAMES.get(method, method)}" if method else name
+        label = METHOD_NAMES.get(method, method) if source == "CT" else f"{source} by {METHOD_NAMES.get(method, method)}"
+        label = f"raw {source}" if method == "copy" else label if method else name
         positions = [criteria.index(criterion) + beside for criterion in of_dose]
         axes.plot(positions, [max(FEWEST_FAIL, 100 - rate) for rate in of_dose.values()], SOURCE_STYLES.get(source, "-."),
                   label=label, marker=SOURCE_MARKERS.get(source, "D"), color=METHOD_COLOURS.get(method, "0.3"))
@@ -203,29 +206,109 @@ def draw_pass_rates(rates: dict[str, dict[str, float]], title: str) -> Figure:
     return figure
 
 
-def draw_error_against_dose(points: list[tuple[str, str, float, float]], title: str) -> Figure:
-    """Does the image error predict the dose error? points: (method, source, MAE [HU], MAE_target [%]).
+def draw_error_against_dose(panels: dict[str, tuple[str, list[tuple[str, str, float, float]]]], title: str) -> Figure:
+    """What of a CT predicts its dose error? {x label: (finding, [(method, source, x, MAE_target [%])])}, a panel each.
 
-    MAE_target is the mean absolute dose error in the target, in % of the prescription (`dose.target_dose_error`).
+    MAE_target is the mean absolute dose error in the target, in % of the prescription (`dose_metrics.target_dose_error`).
     """
-    figure, axes = new_figure(4.2)
-    for method, source, mae_hu, dose_percent in points:
-        axes.plot(mae_hu, dose_percent, SOURCE_MARKERS.get(source, "D"), color=METHOD_COLOURS.get(method, "0.3"),
-                  markersize=8, alpha=0.8)
-    methods, sources = (list(dict.fromkeys(point[i] for point in points)) for i in (0, 1))
-    handles = [Line2D([], [], color=METHOD_COLOURS.get(m, "0.3"), linewidth=4, label=METHOD_NAMES.get(m, m))
-               for m in methods]
-    handles += [Line2D([], [], marker=SOURCE_MARKERS.get(s, "D"), color="0.3", linestyle="", label=f"from {s}")
-                for s in sources]
-    axes.legend(handles=handles, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-    axes.set(xlabel="MAE of the synthetic CT in the body [HU]", xscale="log", yscale="log",
-             ylabel="mean dose error in the target\n[% of the prescription]")
-    for axis in (axes.xaxis, axes.yaxis):                    # equal steps are equal factors: near points part
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.set_major_formatter("{x:g}")
-        axis.set_minor_formatter(NullFormatter())
-    axes.grid(color="0.92")
+    figure, row = new_figure(4.6, columns=len(panels))
+    row = np.atleast_1d(row)
+    for axes, (label, (finding, points)) in zip(row, panels.items()):
+        for method, source, x, dose_percent in points:
+            axes.plot(max(abs(x), SMALLEST_SHOWN), max(dose_percent, SMALLEST_SHOWN), SOURCE_MARKERS.get(source, "D"),
+                      color=METHOD_COLOURS.get(method, "0.3"), markersize=7, alpha=0.8)
+        axes.set(xlabel=label, xscale="log", yscale="log")
+        axes.set_title(folded(finding, 34), fontsize=10, loc="left")
+        for axis in (axes.xaxis, axes.yaxis):                # equal steps are equal factors: near points part
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter(NullFormatter())
+        axes.grid(color="0.92")
+        axes.tick_params(labelsize=8)
+    low, high = (function(axes.get_ylim()[i] for axes in row) for i, function in ((0, min), (1, max)))
+    for axes in row:
+        axes.set_ylim(low, high)
+    row[0].set_ylabel("mean dose error in the target\n[% of the prescription]")
+    every = [point for _, points in panels.values() for point in points]
+    methods, sources = (list(dict.fromkeys(point[i] for point in every)) for i in (0, 1))
+    handles = [Line2D([], [], color=METHOD_COLOURS.get(m, "0.3"), linewidth=4, label=METHOD_NAMES.get(m, m)) for m in methods]
+    handles += [Line2D([], [], marker=SOURCE_MARKERS.get(s, "D"), color="0.3", linestyle="",
+                       label="real CT's outline" if s == "CT" else f"from {s}") for s in sources]
+    figure.legend(handles=handles, fontsize=8, loc="outside lower center", ncols=5, frameon=False)
+    figure.suptitle(folded(title, 78), fontsize=11)
+    return figure
+
+
+def draw_errors_by_patient(errors: dict[str, list[float]], title: str, limit_percent: float = 2.0) -> Figure:
+    """{what the dose was calculated on: [mean signed dose error in the target of each patient, % of the prescription]}.
+
+    Grey: up to `limit_percent` either way (our choice: the usual tolerance of a dose calculation).
+    """
+    figure, axes = new_figure(1.2 + 0.3 * len(errors))
+    axes.axvspan(-limit_percent, limit_percent, color="0.93", label=f"within {limit_percent:g} %")
+    axes.axvline(0, color="0.6", linewidth=1)
+    for row, values in enumerate(errors.values()):
+        named = {} if row else {"label": "one patient"}, {} if row else {"label": "mean"}
+        axes.plot(values, [row] * len(values), "o", color="#0072B2", markersize=6, alpha=0.7, **named[0])
+        axes.plot([np.mean(values)] * 2, [row - 0.3, row + 0.3], color="#D55E00", linewidth=2.5, **named[1])
+    axes.set(yticks=range(len(errors)), yticklabels=list(errors), ylim=(len(errors) - 0.4, -0.6),
+             xlabel="dose in the target, minus the plan's [% of the prescription]")
+    reach = 1.1 * max(limit_percent, *(abs(value) for values in errors.values() for value in values))
+    axes.set_xlim(-reach, reach)
+    axes.tick_params(axis="y", labelsize=9)
+    axes.grid(color="0.92", axis="x")
+    figure.legend(fontsize=8, loc="outside lower center", ncols=3, frameon=False)
+    set_finding(axes, title, 62)
+    return figure
+
+
+def draw_density_table(hu: np.ndarray, density: np.ndarray, tissues: dict[str, tuple[float, float]], title: str) -> Figure:
+    """The table that turns HU into electron density; tissues: {name: (lowest, highest HU)} as shaded bands."""
+    figure, axes = new_figure(3.8)
+    for number, (name, (low, high)) in enumerate(tissues.items()):
+        axes.axvspan(low, high, color=("0.90", "0.96")[number % 2])
+        axes.text((low + high) / 2, 0.03, name, fontsize=9, ha="center", transform=axes.get_xaxis_transform())
+    axes.plot(hu, density, "o-", color="#0072B2", linewidth=2, markersize=5)
+    axes.plot([0], [np.interp(0, hu, density)], "o", color="#D55E00", markersize=8)
+    axes.annotate("water", (0, float(np.interp(0, hu, density))), xytext=(8, -14), textcoords="offset points")
+    axes.set(xlabel="CT number [HU]", ylabel="electron density relative to water [1]", xlim=(-1050, 3050), ylim=(0, None))
+    axes.grid(color="0.85", linewidth=0.6)
     set_finding(axes, title)
+    return figure
+
+
+def draw_sensitivity(curves: dict[str, dict], criteria: tuple[str, ...], title: str) -> Figure:
+    """Errors of known size on a CT: a row each, left the dose in the target, right the voxels that fail gamma.
+
+    curves: {kind of error: {"unit", "amount", "ME_target", "gamma 2%/2mm", ...}} as `report.sensitivity_curves` gives them;
+    criteria: those metrics to show, from loose to strict. The scales are the same in all rows.
+    """
+    figure, panels = new_figure(1.0 + 1.75 * len(curves), rows=len(curves), columns=2)
+    shift = max(abs(value) for curve in curves.values() for value in curve["ME_target"])
+    fails = max(100 - value for curve in curves.values() for criterion in criteria for value in curve[criterion])
+    for (left, right), (kind, curve) in zip(np.atleast_2d(panels), curves.items()):
+        left.axhspan(-2, 2, color="0.93")
+        left.plot(curve["amount"], curve["ME_target"], "o-", color="#D55E00", linewidth=1.8, markersize=5)
+        left.set(ylim=(-1.15 * max(shift, 2), 1.15 * max(shift, 2)), ylabel="[% of the prescription]")
+        for criterion, colour, style in zip(criteria, ("#56B4E9", "#0072B2", "#000000"), DOSE_STYLES):
+            name = criterion.removeprefix("gamma ").replace("%/", " %/").replace("mm", " mm")
+            right.plot(curve["amount"], [100 - value for value in curve[criterion]], marker="o", color=colour, linestyle=style,
+                       linewidth=1.8, markersize=4, label=name)
+        right.axhline(1, color="#117733", linewidth=1, label="99 % pass")
+        right.set_yscale("symlog", linthresh=1)              # 0 has its place, and 1 % is as far from it as from 10 %
+        right.set(ylabel="voxels that fail [%]", ylim=(0, 100 if fails > 20 else 20),
+                  yticks=[0, 1, 10, 100] if fails > 20 else [0, 1, 10])
+        right.yaxis.set_major_formatter("{x:g}")
+        for axes in (left, right):
+            axes.set_xlabel(f"{kind} [{curve['unit']}]", fontsize=9)
+            axes.yaxis.label.set_size(9)
+            axes.tick_params(labelsize=8)
+            axes.grid(color="0.92")
+    panels = np.atleast_2d(panels)
+    panels[0, 0].set_title("mean dose error in the target; grey: within 2 %", fontsize=9, loc="left")
+    panels[0, 1].set_title("gamma", fontsize=9, loc="left")
+    panels[0, 1].legend(fontsize=7, loc="upper center", ncols=2, frameon=False)
+    figure.suptitle(folded(title, 78), fontsize=11)
     return figure
 
 

@@ -1,8 +1,7 @@
-"""Judging a run on its test patients: image quality in every direction, then dose. Every number becomes a report row.
+"""Judging a run on its test patients: image quality in every direction. (Dose has its own file, `dose_evaluation`.)
 
-A row is {"table", "method", "source", "target", "metric", "unit", "convention", "split", "n", "mean", "sd", "ci95", "values",
-"cases"}; a comparison adds "baseline", "p" and "p_holm", a distance between sets "se", a dose row "structure", a gamma row
-every parameter the number depends on.
+Every number becomes a report row {"table", "method", "source", "target", "metric", "unit", "convention", "split", "n", "mean",
+"sd", "ci95", "values", "cases"}; a comparison adds "baseline", "p" and "p_holm", a distance between sets "se".
 """
 from __future__ import annotations
 
@@ -18,20 +17,16 @@ from scipy.stats import spearmanr
 from .cases import Case, data_fingerprint
 from .comparison import bootstrap_interval, holm, paired_comparison
 from .distribution import kid, same_law_null, texture_extractor
-from .dose import DoseConfig, dvh_metrics, plan_imrt, recalculate, target_dose_error
-from .errors import VaeliteError
-from .gamma import gamma_pass_rate
 from .intensity import HU_MODALITIES, from_unit, to_unit
 from .metrics import REPORTED, dice_hu, image_metrics, slice_consistency, summarise, tissue_mae_hu
 from .probes import invented_lesions, lesion_verdict
-from .runs import Run, code_version, write_atomically
+from .runs import Run, code_version
 from .translate import Translator
 
 IMAGE_METHODS = ("vaelite", "unet", "control", "ridge", "copy")
 UNITS = {"PSNR": "dB", "SSIM": "1"}
 LESION_HU = 150.0                                            # of the planted lesion of 8 mm: our choice
 PROBED = 16                                                  # slices a patient for lesions and textures: neighbours are alike
-OF_ONE_PATIENT = ("pass_percent", "mean_gamma", "n_voxels", "spacing_mm", "normalisation_gy")    # of a gamma result
 Values = dict[tuple, dict[str, float | None]]                # row key -> {case: value}
 OnCase = Callable[[str], None]
 
@@ -224,92 +219,6 @@ def as_row(key: tuple, values: dict[str, float | None], **more: Any) -> dict[str
     return {"table": table, "method": method, "source": source, "target": target, "metric": metric, "unit": unit,
             "convention": convention, "split": "test", **summary, **more,
             "values": list(values.values()), "cases": list(values)}
-
-
-# ------------------------------------------------------------------------------------------------------------------ dose
-def evaluate_dose(translator: Translator, cases: list[Case], config: DoseConfig, run: Run,
-                  on_case: OnCase = print) -> list[dict[str, Any]]:
-    """Tables "dose", "dvh" and "gamma": a plan on each patient's CT, its fluence on every synthetic CT.
-
-    Also writes runs/<name>/dose/<case>.npz with the doses [Gy, float32, zyx] under "CT" (the plan) and
-    "<method>/<source>", so that figures and other gamma criteria need no new calculation.
-    """
-    collected: Values = defaultdict(dict)
-    parameters: dict[tuple, dict[str, Any]] = {}
-    for number, case in enumerate(cases, 1):
-        start = time.perf_counter()
-        plan, structures, doses = dose_of_case(translator, case, config)
-        levels = plan.prescriptions_gy
-        wanted = {(row["structure"], row["metric"]): row for row in dvh_metrics(plan.dose_gy, structures, levels)}
-        for (structure, metric), row in wanted.items():
-            collected["dvh", "plan", "CT", "CT", f"{structure} {metric}", row["unit"], "planned dose"][case.name] = row["value"]
-        for (method, source), dose_gy in doses.items():
-            direction = (method, source, "CT")
-            for row in dvh_metrics(dose_gy, structures, levels):
-                name = (row["structure"], row["metric"])
-                collected["dvh", *direction, " ".join(name), row["unit"],
-                          "difference from planned dose"][case.name] = row["value"] - wanted[name]["value"]
-            collected["dose", *direction, "MAE_target", "% of prescription", "where the plan has >= 90 %"][case.name] = \
-                target_dose_error(plan.dose_gy, dose_gy, plan.prescription_gy)
-            for dose_percent, distance_mm in config.gamma_criteria:
-                result = gamma_pass_rate(
-                    plan.dose_gy, dose_gy, case.spacing_mm, dose_percent=dose_percent, distance_mm=distance_mm,
-                    normalisation_gy=plan.prescription_gy, cutoff_percent=config.cutoff_percent, mode=config.gamma_mode)
-                key = ("gamma", *direction, f"gamma {dose_percent:g}%/{distance_mm:g}mm", "%", "pass rate")
-                collected[key][case.name] = result["pass_percent"]
-                entry = parameters.setdefault(key, {"parameters": result | {"reference": "dose on the planning CT"}})
-                for single in OF_ONE_PATIENT:
-                    entry["parameters"].pop(single, None)
-                    entry.setdefault(single, {})[case.name] = result[single]
-        save_doses(run, case.name, plan.dose_gy, doses)
-        on_case(f"dose {number}/{len(cases)}  {case.name}  {time.perf_counter() - start:.0f} s")
-    return [as_row(key, values, **parameters.get(key, {})) for key, values in collected.items()]
-
-
-def dose_of_case(translator: Translator, case: Case, config: DoseConfig):
-    """(plan on the CT, structures used, {(method, source): dose_gy on the synthetic CT}) of one patient."""
-    body, structures = case.mask(), {name: mask for name, mask in case.structures().items() if mask.any()}
-    plan = plan_imrt(case.volume("CT"), case.spacing_mm, structures, body, prescriptions(case), config)
-    structures = {name: mask & body for name, mask in structures.items() if (mask & body).any()}
-    doses = {}
-    for source in (m for m in case.modalities if m != "CT" and m in translator.modalities):
-        unit, _ = to_unit(case.volume(source), source, body)
-        for method in (m for m in IMAGE_METHODS if m in translator.methods()):
-            if method == "copy" and source not in HU_MODALITIES:
-                continue                                     # an MR is no CT: its grey values are no densities
-            sct_hu = from_unit(translator.volume_unit(unit, source, "CT", method), "CT")
-            doses[method, source] = recalculate(plan, sct_hu, max_missing_percent=100.0)   # a bad method is a result too
-    return plan, structures, doses
-
-
-def prescriptions(case: Case) -> dict[str, float]:
-    """The prescribed dose [Gy] of each target this case really has; empty for a case that cannot be planned."""
-    if "CT" not in case.modalities or not case.info.get("prescription_gy"):
-        return {}
-    structures = case.structures()
-    return {name: float(dose) for name, dose in case.info["prescription_gy"].items()
-            if name in structures and structures[name].any()}
-
-
-def save_doses(run: Run, case: str, planned_gy: np.ndarray, doses: dict[tuple[str, str], np.ndarray]) -> None:
-    folder = run.path / "dose"
-    arrays = {"CT": planned_gy} | {f"{method}/{source}": dose for (method, source), dose in doses.items()}
-    arrays = {name: dose.astype(np.float32) for name, dose in arrays.items()}
-
-    def write(temporary: str) -> None:
-        with open(temporary, "wb") as file:
-            np.savez(file, **arrays)
-
-    write_atomically(folder / f"{case}.npz", write)
-
-
-def load_doses(run: Run, case: str) -> dict[str, np.ndarray]:
-    """The doses [Gy] that `evaluate_dose` kept of one patient, by name; "CT" is the plan."""
-    file = run.path / "dose" / f"{case}.npz"
-    if not file.exists():
-        raise VaeliteError(f"{file} does not exist. Run `vaelite evaluate {run.path}` first.")
-    with np.load(file) as arrays:
-        return {name: arrays[name] for name in arrays.files}
 
 
 # ---------------------------------------------------------------------------------------------------------------- report

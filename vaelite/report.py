@@ -6,9 +6,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from scipy.stats import spearmanr
+
 from .metrics import CONVENTIONS, REPORTED
 
 METHODS = {"vaelite": "vaelite", "unet": "U-Net", "control": "no latents", "ridge": "ridge", "copy": "copy"}
+BULK_METHODS = {"water": "water", "bulk": "water + bone + air"}      # for dose alone: they look like no CT
+BULK_NOTE = ("\"water\": the body is 0 HU. \"water + bone + air\": also the bone (> 250 HU) and air (< -200 HU) of the real "
+             "CT, each at its mean HU (our choice, the best case: a clinic would have to find them elsewhere).")
+STAND_IN_METRICS = {"MAE": "MAE in the body [HU]", "MAE bone": "MAE in bone [HU]", "ME": "|mean HU error in the body| [HU]",
+                    "depth": "error of the radiological depth of the target [mm]"}
 
 # Liang et al. 2025 (doi 10.1002/mp.17912), abstract: mean +- SD over its private patients, mask and window not stated
 PAPER = {
@@ -42,7 +49,7 @@ def report_details(report: dict[str, Any]) -> str:
     if rows_of(report, table="uncertainty"):
         parts += ["## Uncertainty", uncertainty_table(report)]
     if rows_of(report, table="gamma"):
-        parts += ["## Dose", gamma_table(report), dvh_table(report)]
+        parts += ["## Dose", gamma_table(report), dvh_table(report), prediction_table(report)]
     used = dict.fromkeys(convention for modality in data["modalities"] for convention in REPORTED[modality])
     parts.append("Conventions: " + "; ".join(f"`{name}`: {CONVENTIONS[name].label}" for name in used)
                  + ". PSNR and SSIM use that range; \"of range\": 1 is the reference's p0.5-p99.5.")
@@ -275,14 +282,16 @@ LOOKING_CLOSER = {"Tissues and shapes": shape_table, "From slice to slice": slic
                   "As a crowd": distribution_table}
 
 
-def gamma_table(report: dict[str, Any]) -> str:
-    """Gamma pass rate and target dose error of every synthetic CT."""
+def gamma_table(report: dict[str, Any], case: str | None = None) -> str:
+    """Gamma pass rates and target dose errors of everything that replaced the CT: mean ± SD, or of one patient."""
     criteria = list(dict.fromkeys(row["metric"] for row in rows_of(report, table="gamma")))
     lines = []
     for source, method in dose_methods(report):
-        error = rows_of(report, table="dose", source=source, method=method)[0]
-        cells = [row_text(rows_of(report, table="gamma", source=source, method=method, metric=c)[0], 2) for c in criteria]
-        lines.append([source, METHODS[method], *cells, row_text(error, 2), str(error["n"])])
+        wanted = [*(("gamma", criterion) for criterion in criteria), ("dose", "MAE_target"), ("dose", "ME_target")]
+        found = [rows_of(report, table=table, source=source, method=method, metric=metric) for table, metric in wanted]
+        texts = ["–" if not rows else row_text(rows[0], 2) if case is None else
+                 f"{rows[0]['values'][rows[0]['cases'].index(case)]:.2f}" for rows in found]
+        lines.append([dose_label(source, method), *texts, str(found[0][0]["n"] if case is None else 1)])
     row = rows_of(report, table="gamma")[0]
     parameters, spacing = row["parameters"], next(iter(row["spacing_mm"].values()))
     doses, voxels = sorted(set(row["normalisation_gy"].values())), sorted(row["n_voxels"].values())
@@ -290,23 +299,74 @@ def gamma_table(report: dict[str, Any]) -> str:
             f"highest prescription), voxels of at least {parameters['cutoff_percent']:g} % of it ({voxels[0]:,} to "
             f"{voxels[-1]:,} a patient), reference = {parameters['reference']}, {parameters['interpolation']} search on the CT "
             f"grid ({' x '.join(f'{mm:.2g}' for mm in spacing)} mm). matRad counts other voxels: above the criterion's %. "
-            f"MAE_target: mean dose error in % of the prescription where the plan has at least 90 % of it. "
-            f"Paper: every pass rate > 99 % (criteria not published).")
-    return note + "\n\n" + markdown(
-        ["source", "synthetic CT by", *[c.replace("gamma ", "") for c in criteria], "MAE_target [%]", "n"], lines)
+            f"MAE_target and ME_target: mean absolute and mean signed dose error in % of the prescription where the plan has at "
+            f"least 90 % of it. {BULK_NOTE} Paper: every pass rate > 99 % (criteria not published).")
+    header = ["dose calculated on", *[c.replace("gamma ", "") for c in criteria], "MAE_target [%]", "ME_target [%]", "n"]
+    return note + "\n\n" + markdown(header, lines)
 
 
 def dvh_table(report: dict[str, Any]) -> str:
-    """DVH differences (synthetic minus planned) of targets and the organs reported, vaelite and baselines."""
-    wanted = [row for row in rows_of(report, table="dvh", method="plan")
-              if row["metric"].endswith((" D95", " D2", " Dmax", " Dmean")) and keep_in_table(row["metric"])]
-    lines = []
-    for row in wanted:
-        cells = [row_text(found[0], 2) if (found := rows_of(report, table="dvh", source=s, method=m, metric=row["metric"]))
-                 else "–" for s, m in dose_methods(report)]
-        lines.append([row["metric"], row["unit"], row_text(row, 1), *cells])
-    header = [f"{METHODS[m]} {s}" for s, m in dose_methods(report)]
-    return "DVH: plan, and difference of each synthetic CT from it\n\n" + markdown(["metric", "unit", "plan", *header], lines)
+    """DVH: the plan, and what each other CT changes: all points of the highest target, D95 of the others, the organs' one."""
+    plan = rows_of(report, table="dvh", method="plan")
+    highest = max((row for row in plan if row["metric"].endswith(" V95")),      # V95 is there for targets alone
+                  key=lambda row: max(mean_of_plan(plan, row["metric"].removesuffix("V95") + "D50"), 0.0))["metric"]
+    shown = [row for row in plan if keep_in_table(row["metric"], highest.removesuffix(" V95"))]
+    lines = [["plan", *[row_text(row, 1) for row in shown]]]
+    for s, m in dose_methods(report):
+        found = [rows_of(report, table="dvh", source=s, method=m, metric=row["metric"]) for row in shown]
+        lines.append([dose_label(s, m), *["–" if not rows else signed_text(rows[0]) for rows in found]])
+    header = ["dose calculated on", *[f"{row['metric'].replace('_', ' ')} [{row['unit']}]" for row in shown]]
+    return "DVH: the plan, and the difference of each other CT from it\n\n" + markdown(header, lines)
+
+
+def mean_of_plan(plan: list[dict[str, Any]], metric: str) -> float:
+    return next(row["mean"] for row in plan if row["metric"] == metric)
+
+
+def signed_text(row: dict[str, Any]) -> str:
+    """'+0.21 ± 0.10': a difference says its sign."""
+    return f"{row['mean']:+.2f}" if row["sd"] is None else f"{row['mean']:+.2f} ± {row['sd']:.2f}"
+
+
+def stand_in_points(report: dict[str, Any], metric: str) -> list[tuple[str, str, float, float]]:
+    """(method, source, metric of the CT, MAE_target [%]) of every CT a dose was calculated on; metrics: STAND_IN_METRICS."""
+    points = []
+    for row in rows_of(report, table="dose", metric="MAE_target"):
+        (of_ct,) = rows_of(report, table="stand-in", method=row["method"], source=row["source"], metric=metric)
+        values = dict(zip(of_ct["cases"], of_ct["values"]))
+        points += [(row["method"], row["source"], values[case], error) for case, error in zip(row["cases"], row["values"])
+                   if values[case] is not None]
+    return points
+
+
+def rank_correlation(points: list[tuple[str, str, float, float]]) -> float | None:
+    """Spearman's rho between |metric of the CT| and the dose error; None for fewer than 4 points or where all are alike."""
+    metric, error = ([abs(point[i]) for point in points] for i in (2, 3))
+    return float(spearmanr(metric, error).statistic) if min(len(set(metric)), len(set(error))) > 3 else None
+
+
+def prediction_table(report: dict[str, Any]) -> str:
+    """What of a CT predicts its dose? Rank correlation of each metric with MAE_target, over all CTs and within each source."""
+    sources, lines = list(dict.fromkeys(s for s, _ in dose_methods(report) if s != "CT")), []
+    for metric, name in STAND_IN_METRICS.items():
+        points = stand_in_points(report, metric)
+        groups = [points, *([p for p in points if p[1] == source] for source in sources)]
+        rho = [rank_correlation(group) for group in groups]
+        lines.append([name, *["–" if r is None else f"{r:+.2f} (n = {len(group)})" for r, group in zip(rho, groups)]])
+    patients = len(rows_of(report, table="dose")[0]["cases"])
+    note = (f"Spearman's rank correlation with MAE_target. One point is one CT of one of {patients} patient(s): points of one "
+            "patient are not independent, so no p-value")
+    return note + "\n\n" + markdown(["of the CT", "all", *[f"from {s}" for s in sources]], lines)
+
+
+def sensitivity_curves(report: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """{kind of error: {"unit", "amount": [...], "<metric>": [...]}} of the table "sensitivity"; metrics as its rows name them."""
+    curves: dict[str, dict[str, Any]] = {}
+    for row in rows_of(report, table="sensitivity"):
+        curve = curves.setdefault(row["method"], {"unit": row["amount_unit"], "amount": []})
+        curve["amount"] += [] if row["amount"] in curve["amount"] else [row["amount"]]
+        curve.setdefault(row["metric"], []).append(row["mean"])
+    return curves
 
 
 def report_card(report: dict[str, Any]) -> list[dict[str, str]]:
@@ -329,12 +389,17 @@ def report_card(report: dict[str, Any]) -> list[dict[str, str]]:
         card.append({"question": f"{spaced}: above 99 % for every patient and source?",
                      "answer": "yes" if lowest[worst] > 99 else "no",
                      "numbers": f"lowest {lowest[worst]:.2f} %, from {worst} (n = {gammas[0]['n']})"})
-    for source in dict.fromkeys(source for source, _ in dose_methods(report)):
+    bulk = min((row["mean"] for row in rows_of(report, table="dose", source="CT", metric="MAE_target")), default=None)
+    for source in dict.fromkeys(source for source, _ in dose_methods(report) if source != "CT"):
         errors = {row["method"]: row["mean"] for row in rows_of(report, table="dose", source=source, metric="MAE_target")}
         best = min(errors, key=errors.get)
         card.append({"question": f"Target dose on the CT made from {source}: are we the closest?",
                      "answer": "yes" if best == "vaelite" else f"no, {METHODS[best]} is",
                      "numbers": "MAE_target " + ", ".join(f"{METHODS[m]} {value:.2f} %" for m, value in errors.items())})
+        if bulk is not None and "vaelite" in errors:
+            card.append({"question": f"Target dose from {source}: closer than the best bulk-density CT?",
+                         "answer": "yes" if errors["vaelite"] < bulk else "no",
+                         "numbers": f"MAE_target {errors['vaelite']:.2f} %, bulk density {bulk:.2f} %"})
     return card
 
 
@@ -345,20 +410,27 @@ def body_means(report: dict[str, Any], method: str, metric: str) -> dict[str, fl
             if row["convention"] == REPORTED[row["target"]][0]}
 
 
-def keep_in_table(metric: str) -> bool:
-    """The metrics a planner asks first: targets D95 and D2, serial organs Dmax, glands Dmean."""
+def keep_in_table(metric: str, highest: str) -> bool:
+    """What a planner asks first: all points of the highest target, D95 of the others, serial organs Dmax, glands Dmean."""
     structure, _, name = metric.rpartition(" ")
     if structure.startswith("PTV"):
-        return name in ("D95", "D2")
+        return name in (("D98", "D95", "D50", "D2", "V95") if structure == highest else ("D95",))
     if structure in ("SpinalCord", "Brainstem"):
         return name == "Dmax"
     return structure.startswith("Parotid") and name == "Dmean"
 
 
 def dose_methods(report: dict[str, Any]) -> list[tuple[str, str]]:
-    """(source, method) of every synthetic CT that got a dose, sources in the order of the modalities."""
+    """(source, method) of every CT that got a dose: synthetic ones by source, then the bulk densities (source "CT")."""
     found = {(row["source"], row["method"]) for row in rows_of(report, table="dose")}
-    return [(s, m) for s in ("CBCT", "T1c", "T2w") for m in METHODS if (s, m) in found]
+    return [(s, m) for s in ("CBCT", "T1c", "T2w", "CT") for m in (*METHODS, *BULK_METHODS) if (s, m) in found]
+
+
+def dose_label(source: str, method: str) -> str:
+    """What a dose was calculated on, in words; an unchanged CBCT is what a clinic calls the raw one."""
+    if method in BULK_METHODS:
+        return BULK_METHODS[method]
+    return f"raw {source}" if method == "copy" else f"{METHODS[method]} from {source}"
 
 
 def present(report: dict[str, Any], **wanted: Any) -> list[str]:

@@ -15,7 +15,8 @@ from .baselines import BASELINES, NoLatentControl, count_parameters
 from .cases import Case, data_fingerprint
 from .decoder import DecoderConfig, GuidedDecoder
 from .errors import VaeliteError
-from .evaluation import build_report, evaluate_dose, evaluate_images, prescriptions
+from .dose_evaluation import evaluate_dose, prescriptions
+from .evaluation import build_report, evaluate_images
 from .intensity import MODALITIES
 from .layers import subset
 from .losses import image_loss, kl_divergence, laplace_nll
