@@ -67,7 +67,8 @@ def explore(draw: Callable[..., Figure], question: str | None = None, *, check: 
         for value in ends(control):
             picture(start | {name: value})
     text = question or f"Explorer: {', '.join(control.description for control in panel_controls.values())}"
-    shown = widgets.Image(value=first, format="png", tooltip=text, layout=widgets.Layout(max_width="100%"))
+    # no tooltip: ipywidgets 8.1 looks for a description, an Image has none, and the browser then shows an error for it
+    shown = widgets.Image(value=first, format="png", layout=widgets.Layout(max_width="100%"))
     problem = widgets.HTML()
 
     def redraw(_change: dict) -> None:
