@@ -789,7 +789,7 @@ except VaeliteError as refused:
     print(refused)
 
 # %% [markdown]
-# Now answer. Tab goes from question to question, the arrow keys choose.
+# Now answer, with the mouse or without: Tab goes from answer to answer, space chooses.
 
 # %%
 panel = ReaderPanel(study, reader or "rehearsal")

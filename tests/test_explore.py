@@ -108,6 +108,7 @@ def test_every_control_has_a_label_and_a_question_is_text():
     assert [control.description for control in controls] == ["slice number", "target"]
     assert "Is a &lt; b?" in panel.children[0].value
     assert control_of(panel, SpokenNames).text == "Is a < b?", "read aloud by screen readers"
+    assert control_of(panel, widgets.Image).tooltip is None, "JupyterLab cannot show an Image that has a tooltip"
 
 
 @pytest.mark.parametrize(

@@ -389,15 +389,16 @@ def test_going_back_shows_what_was_answered_and_saves_nothing(study):
 
 
 def test_every_control_is_a_native_one_with_its_scale_in_words(study):
-    """Radio buttons and buttons are reached by Tab, moved by arrow keys and pressed by space without any code of ours."""
+    """Buttons are reached by Tab and pressed by space. Radio buttons are not enough: JupyterLab takes the arrow keys."""
     panel = ReaderPanel(study, "anna")
-    assert {type(control) for control in panel.questions.values()} == {widgets.RadioButtons}
+    assert {type(control) for control in panel.questions.values()} == {widgets.ToggleButtons}
     assert all(control.tabbable is not False for control in panel.questions.values())
     for name, control in panel.questions.items():
         assert control.tooltip == QUESTIONS[name].text and all(len(label) > 3 for label, _ in control.options)
         assert [value for _, value in control.options] == list(QUESTIONS[name].answers)
     assert all(list(QUESTIONS[name].answers) == [1, 2, 3, 4, 5] for name in CRITERIA)
     assert all(button.description for button in (panel.back, panel.next, panel.lock))
+    assert panel.shown.tooltip is None, "JupyterLab cannot show an Image that has a tooltip"
 
 
 def test_what_cannot_be_saved_is_said_in_the_panel_and_raised(study):

@@ -125,6 +125,7 @@ def explore(draw: Callable[..., Figure], question: str | None = None, *, check: 
             picture(start | {name: value})
     text = question or f"Explorer: {', '.join(control.description for control in panel_controls.values())}"
     if click is None:
+        # no tooltip: ipywidgets 8.1 looks for a description, an Image has none, and the browser then shows an error for it
         shown = widgets.Image(value=first, format="png", layout=widgets.Layout(max_width="100%"))
     else:
         shown = ClickPicture(value=first)

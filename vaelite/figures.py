@@ -402,7 +402,7 @@ def draw_power(patients: Sequence[int], power: Mapping[int, Sequence[float]], sh
     figure, ((ax,),) = new_figure(3.4)
     colours = (METHOD_COLOURS["copy"], METHOD_COLOURS["ridge"], METHOD_COLOURS["finetuned"], METHOD_COLOURS["vaelite"])
     for (readers, values), colour, marker in zip(power.items(), colours, PATIENT_MARKERS):
-        ax.plot(patients, 100 * np.asarray(values), marker=marker, markersize=4, color=colour,
+        ax.plot(patients, 100 * np.asarray(values), marker=marker, markersize=4, markevery=-(-len(patients) // 9), color=colour,
                 label=f"{readers} reader{'s' if readers > 1 else ''}")
     ax.axhline(80, color="black", linewidth=0.8, linestyle="--", label="80 %, usual aim")
     ax.axvline(own, color="black", linewidth=0.8, linestyle=":", label=f"test patients here: {own}")

@@ -40,9 +40,9 @@ QUESTIONS = {
         1: "not usable", 2: "poor", 3: "acceptable", 4: "good", 5: "nothing to wish for"}),
     "anatomy": Question("Anatomical correctness", {
         1: "would mislead", 2: "several structures wrong", 3: "one structure wrong", 4: "small doubts", 5: "all correct"}),
-    "contrast": Question("Contrast, compared with the sequence named above", {
+    "contrast": Question("Contrast for this sequence", {
         1: "another sequence", 2: "several tissues off", 3: "one tissue off", 4: "nearly as expected", 5: "as expected"}),
-    "sharpness": Question("Sharpness, and consistency from slice to slice", {
+    "sharpness": Question("Sharpness, slice consistency", {
         1: "edges lost or jumping", 2: "blurred throughout", 3: "blurred in places", 4: "slightly soft", 5: "sharp and steady"}),
     "artefacts": Question("Artefacts or hallucination", {
         1: "invented or missing structure", 2: "hide anatomy", 3: "disturb", 4: "visible, harmless", 5: "none"}),
