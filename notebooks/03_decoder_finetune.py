@@ -47,9 +47,8 @@ from vaelite.decoder import GuidedDecoder
 from vaelite.dose_figures import draw_response
 from vaelite.explore import explore, show_source
 from vaelite.explorers import explore_fusion, explore_translation
-from vaelite.figures import (DISPLAYS, METHOD_COLOURS, METHOD_NAMES, draw_slices, draw_training, draw_translations,
-                             draw_reliability,
-                             draw_uncertainty, headline, new_figure, plain_axes)
+from vaelite.figures import (DISPLAYS, METHOD_COLOURS, METHOD_NAMES, draw_reliability, draw_slices, draw_training,
+                             draw_translations, draw_uncertainty, headline, new_figure, plain_axes)
 from vaelite.intensity import MODALITIES
 from vaelite.losses import image_loss, ssim_2d
 from vaelite.probes import direction_errors, lesion_response, plant_lesions, radial_power
