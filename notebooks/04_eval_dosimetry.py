@@ -40,16 +40,10 @@ import numpy as np
 from IPython.display import Markdown, display
 from scipy import stats
 
-from vaelite import dose_figures as figures
 from vaelite.cases import load_cases
-from vaelite.altered_ct import bone_scaled, noise, shifted
-from vaelite.dose import depth_dose_in_water, radiological_depth, recalculate, relative_density_table
-from vaelite.dose_evaluation import compare_cts, compare_doses, load_doses, plan_of_case, prescriptions, structures_in_body
-from vaelite.dose_metrics import dvh, target_dose_error
-from vaelite.explore import explore, show_source
 from vaelite.distribution import frechet_distance, kid
+from vaelite.explore import explore, show_source
 from vaelite.figures import draw_convention, draw_translations
-from vaelite.gamma import gamma_map, gamma_pass_rate
 from vaelite.intensity import from_unit, hu_to_unit, to_unit
 from vaelite.metrics import CONVENTIONS, every_convention, mae_hu, value_range
 from vaelite.profiles import profile
@@ -59,6 +53,14 @@ from vaelite.report import (METHODS, NOT_COMPARABLE, STAND_IN_METRICS, compariso
                             slices_table, stand_in_points, training_table, translation_table, uncertainty_table)
 from vaelite.runs import open_run
 from vaelite.stages import evaluate, load_translator
+
+# %%
+from vaelite import dose_figures as figures
+from vaelite.altered_ct import bone_scaled, noise, shifted
+from vaelite.dose import depth_dose_in_water, radiological_depth, recalculate, relative_density_table
+from vaelite.dose_evaluation import compare_cts, compare_doses, load_doses, plan_of_case, prescriptions, structures_in_body
+from vaelite.dose_metrics import dvh, target_dose_error
+from vaelite.gamma import gamma_map, gamma_pass_rate
 
 # %% [markdown]
 # ## 1 · A pair of images

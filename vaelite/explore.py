@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from .errors import VaeliteError
 
 MOST_CONTROLS = 4                                            # more than a student can keep in mind; our choice
-PAGE_NOTE = "(A picture at rest: in JupyterLab, Run > Run All Cells lets you move the sliders.)"
+PAGE_NOTE = "(A picture at rest: run all cells in JupyterLab to move the sliders.)"
 MOST_CACHED = 64                                             # pictures kept, about 50 kB each
 
 
