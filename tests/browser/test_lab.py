@@ -216,7 +216,7 @@ def test_explore_opens_the_newest_run_with_its_pictures(browser, desk):
         page.goto(told)
         page.wait_for_function(IDLE, timeout=OPEN_S * 1000)
         assert urlsplit(page.url).path.endswith("runs/phantom-smoke/notebooks/01_vae.ipynb")
-        still = page.get_by_text("Run > Run All Cells").first
+        still = page.get_by_text("A picture at rest").first
         still.scroll_into_view_if_needed()
         assert still.is_visible()
         page.screenshot(path=ARTEFACTS / "make-explore.png")
