@@ -21,12 +21,13 @@ from sklearn.model_selection import LeaveOneOut, cross_val_predict
 
 from vaelite.blinding import blinding_table, check_blinding, left_out
 from vaelite.cases import load_cases
+from vaelite.comparison import signed_rank_p
 from vaelite.errors import VaeliteError
 from vaelite.intensity import MODALITIES
 from vaelite.reader_answers import CRITERIA, QUESTIONS, open_study
 from vaelite.reader_panel import NOTE, ReaderPanel
-from vaelite.reader_statistics import (guesses, hodges_lehmann, holm, icc, patients_needed, power, reader_report, reader_tables,
-                                       signed_rank_p, weighted_kappa)
+from vaelite.reader_statistics import (guesses, hodges_lehmann, icc, patients_needed, power, reader_report, reader_tables,
+                                       weighted_kappa)
 from vaelite.reader_study import MARGIN, Pair, make_study, slice_pairs
 from vaelite.translate import Translator
 from vaelite.vae import VAE, VAEConfig
@@ -444,11 +445,6 @@ def test_p_with_zeros_and_ties_counts_all_signs_of_pratt_ranks():
     wanted = min(1, 2 * min((sums <= seen).mean(), (sums >= seen).mean()))
     assert signed_rank_p(values) == pytest.approx(wanted)
     assert signed_rank_p(np.zeros(6)) == 1.0
-
-
-def test_holm_by_hand():
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])     # x 4, 3, 2, 1; never falling
-    assert holm([0.6, 0.7]) == [1.0, 1.0]
 
 
 def test_kappa_is_that_of_scikit_learn_and_of_a_table_by_hand():

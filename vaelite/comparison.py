@@ -31,19 +31,22 @@ def bootstrap_interval(values, level: float = 0.95) -> list[float] | None:
 def paired_comparison(ours, theirs) -> dict[str, Any]:
     """ours minus theirs, patient by patient: {"values", "mean", "sd", "n", "ci95", "p"}.
 
-    p: Wilcoxon signed-rank, two-sided, zeros ranked (Pratt 1959); exact for few patients: of n = 6 it is never below
-    2 / 2^6 = 0.031. 1 if no patient differs; None below 3 patients. Raises VaeliteError for lists of unequal length.
+    p: `signed_rank_p`; None below 3 patients. Raises VaeliteError for lists of unequal length.
     """
     ours, theirs = np.asarray(ours, dtype=np.float64), np.asarray(theirs, dtype=np.float64)
     if ours.shape != theirs.shape or ours.ndim != 1 or not ours.size:
         raise VaeliteError(f"{ours.size} values cannot be paired with {theirs.size}. Give both for the same patients, in order.")
     difference = ours - theirs
-    p = None
-    if difference.size >= FEWEST:
-        p = float(stats.wilcoxon(difference, zero_method="pratt").pvalue) if difference.any() else 1.0
+    p = signed_rank_p(difference) if difference.size >= FEWEST else None
     sd = float(difference.std(ddof=1)) if difference.size > 1 else None
     return {"values": difference.tolist(), "mean": float(difference.mean()), "sd": sd, "n": difference.size,
             "ci95": bootstrap_interval(difference), "p": p}
+
+
+def signed_rank_p(difference: np.ndarray) -> float:
+    """Two-sided Wilcoxon signed-rank test; zeros are ranked, then dropped (Pratt 1959). Exact up to 13 patients: of n = 6 it is
+    never below 2 / 2^6 = 0.031. 1 if no patient differs."""
+    return float(stats.wilcoxon(difference, zero_method="pratt").pvalue) if np.any(difference) else 1.0
 
 
 def holm(p_values) -> list[float]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from .comparison import holm, signed_rank_p
 from .errors import VaeliteError
 from .reader_answers import CRITERIA
 from .report import markdown
@@ -48,11 +49,6 @@ def compare(rows: Rows, criterion: str) -> dict[str, Any]:
             "shift": shift, "low": low, "high": high, "confidence": confidence, "p": signed_rank_p(difference)}
 
 
-def signed_rank_p(difference: np.ndarray) -> float:
-    """Two-sided Wilcoxon signed-rank test; zeros are ranked, then dropped (Pratt 1959). Exact up to 13 patients."""
-    return float(stats.wilcoxon(difference, zero_method="pratt").pvalue) if np.any(difference) else 1.0
-
-
 def hodges_lehmann(difference: np.ndarray, confidence: float = 0.95) -> tuple[float, float, float, float]:
     """Median of all pairwise means, and the interval of shifts that the signed-rank test does not reject.
 
@@ -68,15 +64,6 @@ def hodges_lehmann(difference: np.ndarray, confidence: float = 0.95) -> tuple[fl
     tail = np.cumsum(counts) / 2.0**n
     cut = max(1, int(np.searchsorted(tail, (1 - confidence) / 2)))
     return float(np.median(walsh)), float(walsh[cut - 1]), float(walsh[-cut]), float(1 - 2 * tail[cut - 1])
-
-
-def holm(p: Sequence[float]) -> list[float]:
-    """p values adjusted for their number (Holm 1979): controls the chance of any false finding, in any dependence."""
-    order = np.argsort(p)
-    steps = np.asarray(p)[order] * np.arange(len(p), 0, -1)
-    adjusted = np.empty(len(p))
-    adjusted[order] = np.minimum(1, np.maximum.accumulate(steps))
-    return adjusted.tolist()
 
 
 # ------------------------------------------------------------------------------------------------------------- agreement
