@@ -189,7 +189,8 @@ def to_png(figure: Figure) -> bytes:
 
 def data_at(axes: Axes, x: float, y: float) -> tuple[float, float] | None:
     """Where a click (fractions from the picture's upper left) lies in the data of these axes; None beside them."""
-    axes.apply_aspect()                                      # else square pixels have no place before the first drawing
+    axes.get_xlim()                                          # limits and square pixels are settled at the first drawing, ...
+    axes.apply_aspect()                                      # ... which may not have been
     place = axes.figure.transFigure.transform((x, 1 - y))
     return tuple(axes.transData.inverted().transform(place)) if axes.bbox.contains(*place) else None
 
