@@ -233,7 +233,7 @@ def draw_reliability(half_width: Any, error: Any, modality: str, coverage: float
     shown = DISPLAYS[modality].unit
     plain_axes(ax, f"half width predicted [{shown}]", f"half width needed for {100 * coverage:.0f} % [{shown}]")
     ax.legend(fontsize=8)
-    headline(figure, f"The widest tenth needed {needed[-1] / needed[0]:.0f} times the width of the narrowest")
+    headline(figure, f"The widest tenth needed {needed[-1] / needed[0]:.1f} times the width of the narrowest")
     return figure
 
 
@@ -401,7 +401,7 @@ def draw_power(patients: Sequence[int], power: Mapping[int, Sequence[float]], sh
     """How surely a reader study finds a shift. power: {readers: fraction of trials at each of `patients`}; own: patients here."""
     figure, ((ax,),) = new_figure(3.4)
     colours = (METHOD_COLOURS["copy"], METHOD_COLOURS["ridge"], METHOD_COLOURS["finetuned"], METHOD_COLOURS["vaelite"])
-    for (readers, values), colour, marker in zip(power.items(), colours, PATIENT_MARKERS):
+    for (readers, values), colour, marker in zip(power.items(), colours, "osD^"):
         ax.plot(patients, 100 * np.asarray(values), marker=marker, markersize=4, markevery=-(-len(patients) // 9), color=colour,
                 label=f"{readers} reader{'s' if readers > 1 else ''}")
     ax.axhline(80, color="black", linewidth=0.8, linestyle="--", label="80 %, usual aim")

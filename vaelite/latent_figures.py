@@ -56,7 +56,8 @@ def bar_below(figure: Figure, ax: Axes, image: AxesImage, label: str, ticks: Seq
 def in_unit(value: float, modality: str, sign: str = "") -> str:
     """A number with the unit of its modality, without false digits."""
     digits = {"HU": 0, "%": 1}.get(DISPLAYS[modality].unit, 3)
-    return f"{round(float(value), digits) + 0.0:{sign}.{digits}f} {DISPLAYS[modality].unit}"
+    unit = DISPLAYS[modality].unit
+    return f"{round(float(value), digits) + 0.0:{sign}.{digits}f}" + (f" {unit}" if unit != "1" else "")
 
 
 def nearest_share(points: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
