@@ -85,7 +85,7 @@ def gaussian_sample(rng, n: int, mean: np.ndarray, covariance: np.ndarray) -> np
     """n points with exactly this mean and covariance."""
     white = rng.normal(size=(n, len(mean)))
     white -= white.mean(0)
-    white = white @ np.linalg.inv(linalg.sqrtm(np.cov(white.T)).real)
+    white = white @ np.linalg.inv(linalg.sqrtm(np.atleast_2d(np.cov(white.T))).real)
     return white @ linalg.sqrtm(covariance).real + mean
 
 
@@ -101,10 +101,11 @@ def test_frechet_distance_is_the_closed_form():
 
 
 def test_frechet_distance_of_the_same_law_falls_with_n_and_is_never_zero():
-    """256 features: 0.74, 0.20, 0.06 of the total variance at 50, 300, 1000 images."""
+    """A bias of order d / N: halve it by twice the images, never by a better model."""
     rng = np.random.default_rng(0)
-    share = [frechet_distance(*rng.normal(size=(2, n, 256))) / 256 for n in (50, 300, 1000)]
-    assert share == pytest.approx([0.74, 0.20, 0.06], rel=0.3)
+    share = [frechet_distance(*rng.normal(size=(2, n, 64))) / 64 for n in (50, 250, 500)]    # of the total variance
+    assert share[0] > 0.4 and share[2] > 0.05
+    assert share[1] / share[2] == pytest.approx(2, rel=0.15)
     with pytest.raises(VaeliteError, match="two images"):
         frechet_distance(np.zeros((1, 3)), np.zeros((5, 3)))
 
@@ -167,7 +168,7 @@ def test_inception_gives_the_features_of_its_last_pooling(tmp_path):
 def test_the_report_says_how_far_real_images_are_from_each_other():
     rng = np.random.default_rng(0)
     x, _ = crowd(rng, 6)
-    y, _ = crowd(rng, 6, shift=1.0)
+    y, _ = crowd(rng, 6, shift=3.0)
     crowds = {key: {f"p{i}": part for i, part in enumerate(np.split(features, 6))}
               for key, features in ((("real", "CT", "CT"), x), (("vaelite", "CBCT", "CT"), y))}
     null, made = distribution_rows(crowds)
