@@ -598,8 +598,9 @@ if has_dose:
         rho[metric] = rank_correlation(points)
         said = "too few CTs to say" if rho[metric] is None else f"rank correlation {rho[metric]:+.2f}, n = {len(points)}"
         panels[STAND_IN_METRICS[metric]] = (said, points)
-    better = "not asked" if None in rho.values() else "yes" if rho["depth"] > rho["MAE"] else "no"
-    display(figures.draw_error_against_dose(panels, f"Does the radiological depth predict dose better than MAE? {better}"))
+    said = ", ".join(f"{name} {rho[metric]:+.2f}" for metric, name in {"MAE": "MAE", "depth": "radiological depth"}.items()
+                     if rho[metric] is not None)
+    display(figures.draw_error_against_dose(panels, f"What orders the doses of {len(points)} CTs? Rank correlation: {said}"))
     display(Markdown(prediction_table(report)))
 
 # %% [markdown]

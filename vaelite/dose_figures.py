@@ -31,7 +31,7 @@ DOSE_STYLES = ("-", "--", ":", "-.", (0, (1, 3)), (0, (6, 2, 1, 2, 1, 2)))
 # as in `figures`, with the bulk densities; a test compares the two
 METHOD_COLOURS = {"vaelite": "#D55E00", "unet": "#000000", "control": "#661100", "ridge": "#56B4E9", "copy": "#999999",
                   "water": "#0072B2", "bulk": "#009E73"}
-METHOD_NAMES = {"unet": "U-Net", "control": "no latents", "bulk": "water + bone + air"}
+METHOD_NAMES = {"unet": "U-Net", "control": "no latents", "bulk": "water + bone + air", "copy": "raw CBCT"}
 SOURCE_MARKERS = {"CBCT": "o", "T1c": "s", "T2w": "^", "CT": "X"}
 SMALLEST_SHOWN = 1e-3                                        # on a logarithmic axis: below it nothing matters
 SOURCE_STYLES = {"CBCT": "-", "T1c": "--", "T2w": ":"}
@@ -190,8 +190,8 @@ def draw_pass_rates(rates: dict[str, dict[str, float]], title: str) -> Figure:
     figure, axes = new_figure(4.2)
     for beside, (name, of_dose) in zip(np.linspace(-0.14, 0.14, len(rates)), rates.items()):
         source, _, method = name.partition(" by ")
-        label = METHOD_NAMES.get(method, method) if source == "CT" else f"{source} by {METHOD_NAMES.get(method, method)}"
-        label = f"raw {source}" if method == "copy" else label if method else name
+        label = METHOD_NAMES.get(method, method or name)
+        label = f"{source} by {label}" if method not in ("", "copy", "water", "bulk") else label
         positions = [criteria.index(criterion) + beside for criterion in of_dose]
         axes.plot(positions, [max(FEWEST_FAIL, 100 - rate) for rate in of_dose.values()], SOURCE_STYLES.get(source, "-."),
                   label=label, marker=SOURCE_MARKERS.get(source, "D"), color=METHOD_COLOURS.get(method, "0.3"))
@@ -217,7 +217,7 @@ def draw_error_against_dose(panels: dict[str, tuple[str, list[tuple[str, str, fl
         for method, source, x, dose_percent in points:
             axes.plot(max(abs(x), SMALLEST_SHOWN), max(dose_percent, SMALLEST_SHOWN), SOURCE_MARKERS.get(source, "D"),
                       color=METHOD_COLOURS.get(method, "0.3"), markersize=7, alpha=0.8)
-        axes.set(xlabel=label, xscale="log", yscale="log")
+        axes.set(xlabel=folded(label, 34), xscale="log", yscale="log")
         axes.set_title(folded(finding, 34), fontsize=10, loc="left")
         for axis in (axes.xaxis, axes.yaxis):                # equal steps are equal factors: near points part
             axis.set_major_locator(LogLocator(subs=(1, 2, 5)))

@@ -14,7 +14,7 @@ METHODS = {"vaelite": "vaelite", "unet": "U-Net", "control": "no latents", "ridg
 BULK_METHODS = {"water": "water", "bulk": "water + bone + air"}      # for dose alone: they look like no CT
 BULK_NOTE = ("\"water\": the body is 0 HU. \"water + bone + air\": also the bone (> 250 HU) and air (< -200 HU) of the real "
              "CT, each at its mean HU (our choice, the best case: a clinic would have to find them elsewhere).")
-STAND_IN_METRICS = {"MAE": "MAE in the body [HU]", "MAE bone": "MAE in bone [HU]", "ME": "|mean HU error in the body| [HU]",
+STAND_IN_METRICS = {"MAE": "MAE in the body [HU]", "MAE bone": "MAE in bone [HU]", "ME": "mean error in the body, without its sign [HU]",
                     "depth": "error of the radiological depth of the target [mm]"}
 
 # Liang et al. 2025 (doi 10.1002/mp.17912), abstract: mean +- SD over its private patients, mask and window not stated
