@@ -43,15 +43,16 @@ from einops import rearrange
 
 from vaelite.cases import load_cases
 from vaelite.explore import explore, show_source
-from vaelite.figures import (draw_components, draw_latent_map, draw_modalities, draw_quality, draw_reconstruction,
-                             draw_slices, draw_training, mean_error)
+from vaelite.explorers import encode, explore_latent_map, explore_morph, explore_walk, principal_directions
+from vaelite.figures import (draw_components, draw_modalities, draw_quality, draw_reconstruction, draw_slices, draw_training,
+                             mean_error)
 from vaelite.intensity import MODALITIES, hu_to_unit
 from vaelite.losses import kl_divergence
 from vaelite.profiles import profile
 from vaelite.runs import open_run
-from vaelite.slices import load_slices
+from vaelite.slices import every_nth, load_slices
 from vaelite.stages import load_vae, reconstruction_psnr, train_vae
-from vaelite.vae import VAE, DiagonalGaussian
+from vaelite.vae import VAE
 
 cfg = profile(profile_name)
 run = open_run(run_dir)
@@ -434,15 +435,14 @@ explore(partial(draw_codes, pca, vae, held_out, pixel_mm), "Where does the VAE r
 # much worse are edges? Let us measure instead of trusting the eye.
 
 # %%
-rows = torch.arange(0, len(held_out), 3)                     # every third slice is enough for what follows
-have = held_out.have[rows]
-x = held_out.x[rows][have][:, None].float()                  # (n, 1, h, w), all modalities mixed
-codes = [vae.encode(part) for part in x.split(32)]
-posterior = DiagonalGaussian(torch.cat([c.mean for c in codes]), torch.cat([c.logvar for c in codes]))
-x_decoded = torch.cat([vae.decode(part) for part in posterior.mean.split(32)])
+coded = every_nth(held_out, 3)                               # every third slice is enough for what follows
+codes = encode(vae, coded)                                   # each modality of each slice: one code, and its picture
+posterior = codes.posterior
+x = coded.x[coded.have][:, None].float()                     # (n, 1, h, w), all modalities mixed
+x_decoded = codes.decoded[:, None]
 
 # %%
-inside = held_out.mask[rows][have.nonzero()[:, 0]][:, None]
+inside = coded.mask[codes.row][:, None]
 steepness = torch.stack(torch.gradient(x, dim=(-2, -1))).square().sum(0).sqrt()
 steep = steepness > steepness[inside][:1_000_000].quantile(0.9)
 error = (x_decoded - x).abs() / 2                            # of the range: x goes from -1 to 1
@@ -511,17 +511,16 @@ draw_slices(dreams, "model space", pixel_mm,
 #
 # Nobody told the VAE about modalities. **Predict**: is the CT of a slice closer to the MR of the *same* slice, or
 # to the CT of a slice above it? (We coded every third slice; how many millimetres that is will be printed.)
+#
+# ### Explore 4: the map
+#
+# Each point is the code of one slice in one modality. *PCA* shows the two directions in which whole codes differ most;
+# *t-SNE* (van der Maaten and Hinton 2008) bends the plane so that neighbours stay neighbours, and gives up distances.
+# Beside the map, the chosen code is decoded, and with it the **nearest** code of every other modality, measured in all
+# latents. **Find**: a slice whose nearest neighbours are all the slice itself, and one where none is.
 
 # %%
-number, modality = have.nonzero().T                          # of each code: which slice, which modality
-flat = rearrange(posterior.mean, "n k h w -> n (k h w)")
-centre = flat.mean(0)
-u, deviation, axes = torch.linalg.svd(flat - centre, full_matrices=False)    # PCA again, now of whole slices
-points = u[:, :2] * deviation[:2] / (u[:, 0] * deviation[0]).std()
-share = deviation.square() / deviation.square().sum()
-patients = [held_out.names[i] for i in held_out.case[rows][number]]
-one_slice = (number == row // 3).nonzero()[:, 0].tolist()
-draw_latent_map(points, [MODALITIES[i] for i in modality], patients, share[:2], one_slice)
+explore_latent_map(codes, pixel_mm, row // 3)
 
 # %%
 def distance(a, b):
@@ -529,13 +528,15 @@ def distance(a, b):
     return float((a - b).square().mean(1).sqrt().median())
 
 
-code = {m: posterior.mean.new_full((len(rows), flat.shape[1]), math.nan) for m in modalities}
+flat = rearrange(codes.z, "n k h w -> n (k h w)")
+code = {m: flat.new_full((len(coded), flat.shape[1]), math.nan) for m in modalities}
 for m in modalities:
-    chosen = modality == MODALITIES.index(m)
-    code[m][number[chosen]] = flat[chosen]
+    chosen = codes.modality == MODALITIES.index(m)
+    code[m][codes.row[chosen]] = flat[chosen]
 gap_mm = 3 * held_out_cases[0].spacing_mm[0]
 above = distance(code[first][:n_slices // 3 - 1], code[first][1:n_slices // 3])
-print(f"the map's two directions hold {100 * share[:2].sum():.0f} % of the variance; these distances count all of it:")
+share = principal_directions(codes.z).share
+print(f"PCA's two directions hold {100 * share[:2].sum():.0f} % of the variance; these distances count all of it:")
 print(f"from a {first} to the {first} {gap_mm:g} mm above:  {above:.2f} (RMS per latent, median)")
 for m in modalities:
     if m != first:
@@ -544,34 +545,39 @@ for m in modalities:
 
 # %% [markdown]
 # **Read.** A shared space does not mean one place for one anatomy. If the map's headline is near chance, colour does
-# not split it; but it shows only a part of the variance, so trust the distances. Where a modality is far from the
-# other, a mapper has a way to go. CT and CBCT show the same physics and lie close together. If your prediction was
+# not split it; but PCA shows only a part of the variance and t-SNE no distances, so trust the numbers. CT and CBCT show
+# the same physics and are each other's neighbours; from CT to MR the nearest code is often another slice, of like size
+# and place. Where a modality is far from the other, a mapper has a way to go. If your prediction was
 # "closest to its own MR": the VAE was asked to keep everything needed to draw the slice again, and the modality is
 # part of that.
 #
-# ### Explore 4: walk through the latent space
+# ### Explore 5: walk through the latent space
 #
-# We start at one slice and walk along the main directions of the map, in standard deviations (SD), decoding on the
-# way.
+# We start at one slice and walk along a direction, in standard deviations (SD), decoding on the way. *Principal*: the
+# directions of the map, sorted by variance. *Channel*: one of the `k` numbers of every patch at once. At step 0 stands
+# the decoded slice. **Predict**: what does channel 1 do? (Section 3 drew the patterns.)
 
 # %%
-def draw_walk(vae, z, axes, sizes, pixel_mm, direction, steps_sd):
-    step = steps_sd * sizes[direction - 1] * axes[direction - 1].view_as(z)
-    back, start, forth = vae.decode(torch.stack([z - step, z, z + step]))[:, 0]
-    change = float((forth - back).abs().mean() / 2)
-    pictures = {f"-{steps_sd:g} SD": back, "start": start, f"+{steps_sd:g} SD": forth}
-    return draw_slices(pictures, "model space", pixel_mm, f"A step of {steps_sd:g} SD along direction {direction} "
-                       f"changes a pixel by {change:.2f} of the range")
-
-
-sizes = deviation / math.sqrt(len(flat))                     # standard deviation along each direction
-explore(partial(draw_walk, vae, posterior.mean[one_slice[-1]], axes, sizes, pixel_mm),
-        "Which direction changes the modality, and which the anatomy?",
-        direction=range(1, 5), steps_sd=widgets.FloatSlider(2, min=0, max=4, step=0.25, description="step [SD]"))
+explore_walk(vae, codes, row // 3, pixel_mm)
 
 # %% [markdown]
-# **Read.** A direction that exchanges bright and dark tissues changes the modality, one that moves outlines the
-# anatomy; they are sorted by variance and not by meaning, so most do some of both.
+# **Read.** Channel 1 makes the whole picture brighter or darker, channel 2 slopes each patch alone: every 8 pixels the
+# same stripe, for a channel knows nothing of the next patch. Principal directions move tissue over the whole head. They
+# are sorted by variance and not by meaning, so no single one is "the modality", and a few SD away no head is left.
+#
+# ### Explore 6: morph
+#
+# A straight line between two codes, patients or modalities, beside the plain cross-fade of the two pictures. Press
+# play. **Predict**: is the slice halfway a head, or two heads on top of each other?
+
+# %%
+explore_morph(vae, codes, pixel_mm)
+
+# %% [markdown]
+# **Read.** Two heads on top of each other: the headline says how little the morph differs from a cross-fade. The code
+# of a place describes that place (one patch and a little around it), and half of *bone here* and half of *air here* is
+# not *bone a centimetre further*. To move an outline a code must know that it is one: that needs a far smaller code, or
+# a model that draws from it. It is what a tokenizer gives up to be exact.
 #
 # ## 8 · Check yourself
 #

@@ -42,6 +42,7 @@ import torch
 
 from vaelite.cases import load_cases
 from vaelite.explore import explore, show_source
+from vaelite.explorers import explore_attention
 from vaelite.figures import (draw_direction_matrix, draw_influence, draw_modalities, draw_targets, draw_training,
                              draw_translations, mean_error)
 from vaelite.intensity import MODALITIES
@@ -390,6 +391,35 @@ print(f"share of the influence: its 3 x 3 neighbourhood {100 * near:.0f} % (its 
 # all those beyond the neighbourhood count together is printed above; a single one of them counts little, which the
 # logarithmic scale hides. Reading everything is not the same as using it.
 #
+# ### Explore 1: who reads what?
+#
+# The Jacobian counts all ways from source to target. Attention alone can be looked at directly: its weights
+# $w_{ij}$ for the token you choose, by a click or with the sliders, in each block and head. The scale is the *even
+# share*: 1 is what a token would get if all got the same.
+#
+# **Predict.** Half of a token's weight: will it lie on the body, or on the air around it?
+
+# %%
+explore_attention(translator, judged, row, source, target, pixel_mm)
+
+# %%
+with torch.no_grad():
+    stack, given, to = translator.read(x_of[source][None, None], (source,), target)
+    weights = translator.mapper.attention_maps(translator.encode(stack, given), given, to)[:, 0]    # block head n n
+assert torch.allclose(weights.sum(-1), torch.ones(()), atol=1e-5), "each token shares out exactly one"
+token_mm = cfg.vae.factor * pixel_mm
+places = token_mm * torch.cartesian_prod(*(torch.arange(float(side)) for side in z.shape[2:]))
+distance_mm = torch.cdist(places, places)
+reach_mm = (weights * distance_mm).sum(-1).mean(-1)          # block head
+print(f"mean distance read [mm]; even weights would give {distance_mm.mean():.0f}")
+for block, heads in enumerate(reach_mm, 1):
+    print(f"block {block}: {', '.join(f'head {head} {mm:.0f}' for head, mm in enumerate(heads.tolist(), 1))}")
+
+# %% [markdown]
+# **Read.** A head well below the even distance looks around its own place, one near it at everything. Weight on air is
+# not a mistake: a head that needs nothing has to put its one whole somewhere, and air says little. So a weight is not a
+# cause. What a token *does* is in the Jacobian above, where value, gate and the blocks that follow count too.
+#
 # ## 8 · Guidance: say where to go, or lie about it
 #
 # Same latents, same weights; only the target's name changes.
@@ -466,7 +496,7 @@ draw_translations(worst_source, x_source[worst], worst_target, x_target[worst], 
                   judged.mask[worst])
 
 # %% [markdown]
-# ### Explore: any direction, any slice
+# ### Explore 2: any direction, any slice
 
 # %%
 def draw_direction(translator, slices, pixel_mm, direction, slice, method):

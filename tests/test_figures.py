@@ -9,8 +9,8 @@ import pytest
 from vaelite import figures
 from vaelite.figures import (
     DISPLAYS, METHOD_COLOURS, MODALITY_COLOURS, body_box, draw_components, draw_direction_matrix, draw_influence,
-    draw_latent_map, draw_modalities, draw_quality, draw_reconstruction, draw_slices, draw_targets, draw_training,
-    draw_translations, draw_uncertainty, mean_error, own_neighbour_share, physical)
+    draw_modalities, draw_quality, draw_reconstruction, draw_slices, draw_targets, draw_training, draw_translations,
+    draw_uncertainty, mean_error, physical)
 from vaelite.intensity import MODALITIES, from_unit
 
 RNG = np.random.default_rng(0)
@@ -33,7 +33,6 @@ def all_figures():
     yield draw_uncertainty(X["CT"], 0.1 + 0 * X["CT"], X["CBCT"], "CT", 4.0, MASK)
     yield draw_components(RNG.normal(size=(16, 8, 8)), np.linspace(2, 1, 16), 60.0, 4.0)
     yield draw_quality([64, 128], {"CT": [20, 25], "T1c": [18, 22]}, 4096, {"CT": 26, "T1c": 24})
-    yield draw_latent_map(RNG.normal(size=(40, 2)), ["CT", "T1c"] * 20, ["a"] * 20 + ["b"] * 20, (0.4, 0.2), (0, 1))
     yield draw_influence({"ridge": np.eye(8), "mapper": RNG.random((8, 8))}, (4, 4), "it looks both ways")
     yield draw_training(HISTORY, "VAE")
     yield draw_direction_matrix(ERRORS)
@@ -141,9 +140,3 @@ def test_the_matrix_counts_the_directions_that_got_better():
     assert headline_of(figure) == "Median of directions: ridge has 100 % of the error of copy", "50 % and 150 %"
     shown = {text.get_text() for text in figure.axes[1].texts}
     assert shown == {"10", "450"}, "0.2 is 10 % of the range, 0.3 is 450 HU"
-
-
-def test_nearest_neighbours_know_separated_groups_from_mixed_pairs():
-    apart = np.array([[0, 0], [0.1, 0], [9, 9], [9.1, 9]])
-    assert own_neighbour_share(apart, np.array(["CT", "CT", "T1c", "T1c"])) == 1
-    assert own_neighbour_share(apart, np.array(["CT", "T1c", "CT", "T1c"])) == 0

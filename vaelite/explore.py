@@ -12,42 +12,23 @@ import anywidget
 import ipywidgets as widgets
 import traitlets
 from IPython.display import Code
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .errors import VaeliteError
 
 MOST_CONTROLS = 4                                            # more than a student can keep in mind; our choice
 PAGE_NOTE = "(A picture at rest: in JupyterLab, Run > Run All Cells lets you move the sliders.)"
+WHOLE_ROW = {"width": "100%"}
 MOST_CACHED = 64                                             # pictures kept, about 50 kB each
-
-
-class SpokenNames(anywidget.AnyWidget):
-    """Gives a panel's picture and sliders the names a screen reader says: ipywidgets 8.1 writes them for the eye only."""
-
-    text = traitlets.Unicode().tag(sync=True)
-    _esm = """
-    export default { render({ model, el }) {
-      el.style.display = "none";
-      requestAnimationFrame(function name() {
-        const panel = el.closest(".vaelite-explorer");
-        const picture = panel?.querySelector("img");
-        if (!picture) return requestAnimationFrame(name);     // its siblings are still being drawn
-        picture.alt = model.get("text");
-        for (const handle of panel.querySelectorAll("[role=slider]")) {
-          const row = handle.closest(".widget-inline-hbox");
-          handle.setAttribute("aria-label", row.querySelector(".widget-label").textContent);
-        }
-      });
-    } };
-    """
 
 
 class Panel(widgets.VBox):
     """Question, controls, picture. On a page without a kernel the first picture and the question stand in for it."""
 
     def __init__(self, children: list[widgets.Widget], png: bytes, text: str):
-        super().__init__(children, layout=widgets.Layout(flex_flow="row wrap"))
-        self.add_class("vaelite-explorer")
+        super().__init__(children)
+        self.add_class("vaelite-panel")
         self.first_png = png
         self.text = text
 
@@ -60,13 +41,60 @@ class Panel(widgets.VBox):
         return bundle | {"text/html": page, "image/png": png, "text/plain": self.text}
 
 
-def explore(draw: Callable[..., Figure], question: str | None = None, *, check: bool = True, **controls: Any) -> Panel:
+class Picture(anywidget.AnyWidget):
+    """A PNG with words for who cannot see it. `clicked` is (x, y), fractions of its width and height from the upper left.
+
+    In place of ipywidgets' Image, which has no such words (with a tooltip JupyterLab shows an error instead of it). It also
+    names the sliders of its panel, which ipywidgets 8.1 labels for the eye only.
+    A click only moves controls (see `explore`), so whatever it does the keyboard can do too.
+    """
+
+    _esm = """
+    export default {
+      render({ model, el }) {
+        const picture = document.createElement("img");
+        picture.alt = model.get("text");
+        picture.style.maxWidth = "100%";
+        const show = () => {
+          URL.revokeObjectURL(picture.src);
+          picture.src = URL.createObjectURL(new Blob([model.get("value")], { type: "image/png" }));
+        };
+        model.on("change:value", show);
+        show();
+        if (model.get("clickable")) {
+          picture.style.cursor = "crosshair";
+          picture.addEventListener("click", ({ offsetX, offsetY }) => {
+            model.set("clicked", [offsetX / picture.clientWidth, offsetY / picture.clientHeight]);
+            model.save_changes();
+          });
+        }
+        el.append(picture);
+        const nameSliders = () => {
+          if (!el.isConnected) return requestAnimationFrame(nameSliders);
+          for (const handle of el.closest(".vaelite-panel")?.querySelectorAll("[role=slider]") ?? []) {
+            const words = handle.closest(".widget-inline-hbox").querySelector(".widget-label").textContent;
+            handle.setAttribute("aria-label", words);
+          }
+        };
+        nameSliders();
+      },
+    };
+    """
+    value = traitlets.Bytes().tag(sync=True)
+    text = traitlets.Unicode().tag(sync=True)
+    clickable = traitlets.Bool(False).tag(sync=True)
+    clicked = traitlets.List(traitlets.Float()).tag(sync=True)
+
+
+def explore(draw: Callable[..., Figure], question: str | None = None, *, check: bool = True,
+            click: Callable[[float, float], dict[str, Any]] | None = None, **controls: Any) -> Panel:
     """Redraw a figure whenever one of its controls moves. Make it the last line of a cell.
 
     draw: called as draw(name=value, ...) with one value a control -> Figure. It should read no notebook variable.
     question: what the student is to find out; shown above the controls.
     controls: name=ipywidgets control; a list becomes a drop-down, a range an integer slider.
     check: draw both ends of every control now, the others as they start: a position that fails stops the notebook.
+    click: called as click(x, y) where the picture was clicked, fractions from its upper left -> {control's name: new value}.
     A picture that fails later shows its error in the panel and raises it.
     Raises VaeliteError for no control or more than 4, and for a drawing function that returns no Figure.
     Example: explore(draw_kl, "Where is the minimum?", mu=widgets.FloatSlider(min=-3, max=3))
@@ -91,9 +119,8 @@ def explore(draw: Callable[..., Figure], question: str | None = None, *, check: 
         for value in ends(control):
             picture(start | {name: value})
     text = question or f"Explorer: {', '.join(control.description for control in panel_controls.values())}"
-    shown = widgets.Image(value=first, format="png", layout=widgets.Layout(max_width="100%"))
-    whole_row = widgets.Layout(width="100%")
-    problem = widgets.HTML(layout=whole_row)
+    shown = Picture(value=first, text=text, clickable=click is not None)
+    problem = widgets.HTML(layout=WHOLE_ROW)
 
     def redraw(_change: dict) -> None:
         try:
@@ -105,8 +132,16 @@ def explore(draw: Callable[..., Figure], question: str | None = None, *, check: 
 
     for control in panel_controls.values():
         control.observe(redraw, "value")
-    heading = [widgets.HTML(f"<b>{html.escape(question)}</b>", layout=whole_row)] if question else []
-    return Panel([*heading, *panel_controls.values(), SpokenNames(text=text), problem, shown], first, text)
+    if click is not None:
+        def move(change: dict) -> None:
+            for name, value in click(*change["new"]).items():
+                panel_controls[name].value = value
+
+        shown.observe(move, "clicked")
+    heading = [widgets.HTML(f"<b>{html.escape(question)}</b>", layout=WHOLE_ROW)] if question else []
+    panel = Panel([*heading, *panel_controls.values(), problem, shown], first, text)
+    panel.layout.flex_flow = "row wrap"                      # two controls beside one another where there is room
+    return panel.add_class("vaelite-explorer")
 
 
 def as_control(name: str, control: Any) -> widgets.Widget:
@@ -142,6 +177,14 @@ def to_png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", pil_kwargs={"compress_level": 1})    # 3 x faster, files a third larger
     return buffer.getvalue()
+
+
+def data_at(axes: Axes, x: float, y: float) -> tuple[float, float] | None:
+    """Where a click (fractions from the picture's upper left) lies in the data of these axes; None beside them."""
+    axes.get_xlim()                                          # limits and square pixels are settled at the first drawing, ...
+    axes.apply_aspect()                                      # ... which may not have been
+    place = axes.figure.transFigure.transform((x, 1 - y))
+    return tuple(axes.transData.inverted().transform(place)) if axes.bbox.contains(*place) else None
 
 
 def show_source(function: Any) -> Code:

@@ -23,7 +23,6 @@ MODALITY_COLOURS = {"CBCT": "#E69F00", "CT": "#0072B2", "T1c": "#009E73", "T2w":
 METHOD_COLOURS = {"vaelite": "#D55E00", "unet": "#000000", "control": "#661100", "ridge": "#56B4E9", "copy": "#999999",
                   "mapped": "#882255", "blended": "#AA9900", "finetuned": "#332288"}
 METHOD_NAMES = {"unet": "U-Net", "control": "no latents", "finetuned": "fine-tuned"}    # where the name shown is not the name in code
-PATIENT_MARKERS = "osD^vP*X<>ph"
 DIVERGING = "RdBu_r"
 WIDTH_IN, DPI = 7.0, 100                                     # 700 px: sharp on a page, still readable on a phone
 
@@ -299,48 +298,6 @@ def draw_quality(numbers: Sequence[int], psnr_db: Mapping[str, Sequence[float]],
         finding += f"; the VAE makes it {np.mean(list(learned_db.values())):.1f} dB"
     headline(figure, finding + " (mean of modalities)")
     return figure
-
-
-def draw_latent_map(points: Any, modalities: Sequence[str], patients: Sequence[str], share: Sequence[float],
-                    marked: Sequence[int] = ()) -> Figure:
-    """Every slice as one point. points: (n, 2) [SD of the first axis]; share: variance fraction of the two axes.
-
-    marked: points to be joined by a line, e.g. one slice in all its modalities.
-    """
-    points, modalities = np.asarray(points), np.asarray(modalities)
-    figure, ((ax,),) = new_figure(4.6)
-    names = list(dict.fromkeys(patients))
-    markers = [PATIENT_MARKERS[number % len(PATIENT_MARKERS)] for number in range(len(names))]
-    for patient, marker in zip(names, markers):
-        for modality, colour in MODALITY_COLOURS.items():
-            rows = (modalities == modality) & (np.asarray(patients) == patient)
-            ax.scatter(*points[rows].T, s=22, color=colour, marker=marker, alpha=0.6, edgecolors="none")
-    for modality in dict.fromkeys(modalities):
-        ax.scatter([], [], color=MODALITY_COLOURS[modality], label=modality)
-    for patient, marker in zip(names, markers):
-        ax.scatter([], [], color="0.4", marker=marker, label=patient)
-    if len(marked):
-        ax.plot(*points[list(marked)].T, "-", color="black", linewidth=1.2)
-        ax.scatter(*points[list(marked)].T, s=90, facecolors="none", edgecolors="black", label="one slice")
-    plain_axes(ax, f"1st direction, {100 * share[0]:.0f} % of the variance [SD]",
-               f"2nd direction, {100 * share[1]:.0f} % [SD of the 1st]")
-    figure.legend(loc="outside lower center", fontsize=8, ncols=5)
-    own, chance = 100 * own_neighbour_share(points, modalities), 100 * chance_share(modalities)
-    headline(figure, f"{own:.0f} % of slices have a nearest neighbour of their own modality (by chance {chance:.0f} %)")
-    return figure
-
-
-def own_neighbour_share(points: np.ndarray, labels: np.ndarray) -> float:
-    """Fraction of points whose nearest other point has the same label."""
-    squared = ((points[:, None] - points[None]) ** 2).sum(-1)
-    np.fill_diagonal(squared, np.inf)
-    return float((labels[squared.argmin(1)] == labels).mean())
-
-
-def chance_share(labels: np.ndarray) -> float:
-    """What `own_neighbour_share` would be for points without order."""
-    counts = np.unique(labels, return_counts=True)[1]
-    return float((counts * (counts - 1)).sum() / (len(labels) * (len(labels) - 1)))
 
 
 def draw_influence(influences: Mapping[str, Any], token: tuple[int, int], finding: str = "") -> Figure:
