@@ -10,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from vaelite.errors import VaeliteError
-from vaelite.explore import MOST_CACHED, PAGE_NOTE, SpokenNames, ends, explore, show_source
+from vaelite.explore import MOST_CACHED, PAGE_NOTE, Picture, ends, explore, show_source
 from vaelite.notebooks import run_notebooks
 
 PNG = b"\x89PNG"
@@ -37,9 +37,9 @@ def control_of(panel, kind):
 
 def test_the_picture_changes_when_a_control_moves():
     panel = explore(Drawing(), depth=widgets.IntSlider(1, 0, 5))
-    before = control_of(panel, widgets.Image).value
+    before = control_of(panel, Picture).value
     control_of(panel, widgets.IntSlider).value = 4
-    assert control_of(panel, widgets.Image).value != before
+    assert control_of(panel, Picture).value != before
     assert bytes(before).startswith(PNG)
 
 
@@ -107,8 +107,7 @@ def test_every_control_has_a_label_and_a_question_is_text():
     controls = [child for child in panel.children if isinstance(child, (widgets.IntSlider, widgets.Dropdown))]
     assert [control.description for control in controls] == ["slice number", "target"]
     assert "Is a &lt; b?" in panel.children[0].value
-    assert control_of(panel, SpokenNames).text == "Is a < b?", "read aloud by screen readers"
-    assert control_of(panel, widgets.Image).tooltip is None, "JupyterLab cannot show an Image that has a tooltip"
+    assert control_of(panel, Picture).text == "Is a < b?", "read aloud by screen readers"
 
 
 @pytest.mark.parametrize(

@@ -19,36 +19,16 @@ from .errors import VaeliteError
 
 MOST_CONTROLS = 4                                            # more than a student can keep in mind; our choice
 PAGE_NOTE = "(A picture at rest: run all cells in JupyterLab to move the sliders.)"
+WHOLE_ROW = {"width": "100%"}
 MOST_CACHED = 64                                             # pictures kept, about 50 kB each
-
-
-class SpokenNames(anywidget.AnyWidget):
-    """Gives a panel's picture and sliders the names a screen reader says: ipywidgets 8.1 writes them for the eye only."""
-
-    text = traitlets.Unicode().tag(sync=True)
-    _esm = """
-    export default { render({ model, el }) {
-      el.style.display = "none";
-      requestAnimationFrame(function name() {
-        const panel = el.closest(".vaelite-explorer");
-        const picture = panel?.querySelector("img");
-        if (!picture) return requestAnimationFrame(name);     // its siblings are still being drawn
-        picture.alt = model.get("text");
-        for (const handle of panel.querySelectorAll("[role=slider]")) {
-          const row = handle.closest(".widget-inline-hbox");
-          handle.setAttribute("aria-label", row.querySelector(".widget-label").textContent);
-        }
-      });
-    } };
-    """
 
 
 class Panel(widgets.VBox):
     """Question, controls, picture. On a page without a kernel the first picture and the question stand in for it."""
 
     def __init__(self, children: list[widgets.Widget], png: bytes, text: str, note: str = PAGE_NOTE):
-        super().__init__(children, layout=widgets.Layout(flex_flow="row wrap"))
-        self.add_class("vaelite-explorer")
+        super().__init__(children)
+        self.add_class("vaelite-panel")
         self.first_png = png
         self.text, self.note = text, note
 
@@ -61,9 +41,11 @@ class Panel(widgets.VBox):
         return bundle | {"text/html": page, "image/png": png, "text/plain": self.text}
 
 
-class ClickPicture(anywidget.AnyWidget):
-    """A picture that says where it was clicked: `clicked` is (x, y), fractions of its width and height from the upper left.
+class Picture(anywidget.AnyWidget):
+    """A PNG with words for who cannot see it. `clicked` is (x, y), fractions of its width and height from the upper left.
 
+    In place of ipywidgets' Image, which has no such words (with a tooltip JupyterLab shows an error instead of it). It also
+    names the sliders of its panel, which ipywidgets 8.1 labels for the eye only.
     A click only moves controls (see `explore`), so whatever it does the keyboard can do too.
     """
 
@@ -71,23 +53,36 @@ class ClickPicture(anywidget.AnyWidget):
     export default {
       render({ model, el }) {
         const picture = document.createElement("img");
+        picture.alt = model.get("text");
         picture.style.maxWidth = "100%";
-        picture.style.cursor = "crosshair";
         const show = () => {
           URL.revokeObjectURL(picture.src);
           picture.src = URL.createObjectURL(new Blob([model.get("value")], { type: "image/png" }));
         };
-        picture.addEventListener("click", ({ offsetX, offsetY }) => {
-          model.set("clicked", [offsetX / picture.clientWidth, offsetY / picture.clientHeight]);
-          model.save_changes();
-        });
         model.on("change:value", show);
         show();
+        if (model.get("clickable")) {
+          picture.style.cursor = "crosshair";
+          picture.addEventListener("click", ({ offsetX, offsetY }) => {
+            model.set("clicked", [offsetX / picture.clientWidth, offsetY / picture.clientHeight]);
+            model.save_changes();
+          });
+        }
         el.append(picture);
+        const nameSliders = () => {
+          if (!el.isConnected) return requestAnimationFrame(nameSliders);
+          for (const handle of el.closest(".vaelite-panel")?.querySelectorAll("[role=slider]") ?? []) {
+            const words = handle.closest(".widget-inline-hbox").querySelector(".widget-label").textContent;
+            handle.setAttribute("aria-label", words);
+          }
+        };
+        nameSliders();
       },
     };
     """
     value = traitlets.Bytes().tag(sync=True)
+    text = traitlets.Unicode().tag(sync=True)
+    clickable = traitlets.Bool(False).tag(sync=True)
     clicked = traitlets.List(traitlets.Float()).tag(sync=True)
 
 
@@ -124,13 +119,8 @@ def explore(draw: Callable[..., Figure], question: str | None = None, *, check: 
         for value in ends(control):
             picture(start | {name: value})
     text = question or f"Explorer: {', '.join(control.description for control in panel_controls.values())}"
-    if click is None:
-        # no tooltip: ipywidgets 8.1 looks for a description, an Image has none, and the browser then shows an error for it
-        shown = widgets.Image(value=first, format="png", layout=widgets.Layout(max_width="100%"))
-    else:
-        shown = ClickPicture(value=first)
-    whole_row = widgets.Layout(width="100%")
-    problem = widgets.HTML(layout=whole_row)
+    shown = Picture(value=first, text=text, clickable=click is not None)
+    problem = widgets.HTML(layout=WHOLE_ROW)
 
     def redraw(_change: dict) -> None:
         try:
@@ -148,8 +138,10 @@ def explore(draw: Callable[..., Figure], question: str | None = None, *, check: 
                 panel_controls[name].value = value
 
         shown.observe(move, "clicked")
-    heading = [widgets.HTML(f"<b>{html.escape(question)}</b>", layout=whole_row)] if question else []
-    return Panel([*heading, *panel_controls.values(), SpokenNames(text=text), problem, shown], first, text)
+    heading = [widgets.HTML(f"<b>{html.escape(question)}</b>", layout=WHOLE_ROW)] if question else []
+    panel = Panel([*heading, *panel_controls.values(), problem, shown], first, text)
+    panel.layout.flex_flow = "row wrap"                      # two controls beside one another where there is room
+    return panel.add_class("vaelite-explorer")
 
 
 def as_control(name: str, control: Any) -> widgets.Widget:
