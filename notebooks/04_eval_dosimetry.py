@@ -23,7 +23,7 @@
 # | **Goal** | judge a finished run: image metrics with their conventions, dose, DVH, gamma, and a verdict |
 # | **Time** | smoke: about 2 min · laptop: about 8 min · paper: not yet measured |
 # | **Needs** | a run with `vae`, `mapper`, `decoder` (lessons 01 to 03); dose needs contours and a prescription |
-# | **Makes** | `report.json` and the folder `dose/` in `runs/<name>/` |
+# | **Makes** | `report.json` and `dose/` in `runs/<name>/`; with a reader's name, `readers/` |
 # | **You should know** | lesson 03; what a Hounsfield unit is. Radiotherapy terms are explained where they come up |
 
 # %% tags=["parameters"]
@@ -615,7 +615,96 @@ if has_dose:
 panel
 
 # %% [markdown]
-# ## 9 · The report card
+# ## 9 · Ask a reader
+#
+# A metric cannot say whether a radiologist would trust the picture. The paper asked readers, and they scored synthetic
+# MR lower than real MR; how many readers and on which scale is not published. Ours (our choice): five criteria from 1
+# to 5, each step in words, then *real or synthetic?*
+#
+# Such a study is easily fooled, so ours is **blind**: real and synthetic slices of the test patients, mixed, under
+# meaningless names, all drawn by one function. A tenth comes twice: who does not agree with himself cannot judge us.
+#
+# **Predict.** Synthetic slices score half a point lower. With three readers, how many patients does it take to show it?
+
+# %%
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from vaelite.errors import VaeliteError
+from vaelite.figures import draw_power
+from vaelite.reader_panel import ReaderPanel
+from vaelite.reader_statistics import power, reader_report, reader_tables
+from vaelite.reader_study import make_study, slice_pairs
+
+# %%
+my_guess_patients = None
+patients = list(range(5, 41))
+chance = {readers: [power(n, readers=readers) for n in patients] for readers in (1, 3, 5)}
+print(f"You said {my_guess_patients}.")
+draw_power(patients, chance, 0.5, counts["test"])
+
+# %% [markdown]
+# **Read.** This is a simulation; its two scatters, between patients and between ratings, are our choice. The test is
+# Wilcoxon's signed rank on one mean **per patient**: ten slices of one head are no ten patients. Up to seven
+# patients, five criteria cannot reach 5 % (after Holm's correction) even if every reader sees the difference each time.
+# Six test patients teach how it is done; they cannot prove anything.
+#
+# ### Take part
+#
+# Type your name and run the cells below. Each answer is on the disk when you have clicked: close the browser, restart
+# the kernel, and you go on where you were. Without a name it is a rehearsal, and nothing is kept.
+
+# %%
+reader = ""                                                  # your name: letters and digits
+mr_to_mr = [pair for pair in translator.directions() if {*pair} == {"T1c", "T2w"}]
+given, wanted = (mr_to_mr or translator.directions())[0]
+rehearsal = tempfile.TemporaryDirectory()
+home = run.path / "readers" if reader else Path(rehearsal.name)
+pairs = slice_pairs(translator, cases, given, wanted)
+study = make_study(home / f"{given}-{wanted}", pairs, wanted, cfg.seed)
+print(f"Real {wanted}, and {wanted} made from {given}: {len(study.order)} pictures of {counts['test']} patient(s).")
+
+# %% [markdown]
+# **Is it blind?** Before a study is written, a classifier tries to tell real from synthetic *without looking at the
+# patient*: from the header of the files, the border of the pictures, their order. If it can, the study is refused.
+#
+# **Break it.** Scanners leave noise in air, networks hardly any, so our studies show air in black. What if they did not?
+
+# %%
+with_air = [replace(pair, body=np.ones_like(pair.body)) for pair in pairs]
+try:
+    make_study(Path(rehearsal.name) / "with air", with_air, wanted, cfg.seed)
+    print(f"Not refused: {2 * len(pairs)} pictures are too few to tell, or this network makes noise in air as well.")
+except VaeliteError as refused:
+    print(refused)
+
+# %% [markdown]
+# Now answer, with the mouse or without: Tab goes from answer to answer, space chooses.
+
+# %%
+panel = ReaderPanel(study, reader or "rehearsal")
+panel
+
+# %% [markdown]
+# When you have answered all, lock. After the lock nothing can be changed, and when **every** reader has locked, the next
+# cell opens the key. Other readers type their names above; each has a file of his own.
+
+# %%
+waiting = [name for name in study.readers() if not study.is_locked(name)]
+if waiting:
+    print(f"No result: {', '.join(waiting)} not locked.")
+elif study.readers():
+    display(Markdown(reader_tables(reader_report(study.unblind()))))
+else:
+    print("No result: nobody has answered. What stands here will be answers of people, never of a program.")
+
+# %% [markdown]
+# **Read** the middle table first. If readers do not agree with themselves (*kappa with oneself*) or with each other
+# (*ICC*, *kappa between readers*; 1 = always, 0 = chance), the scores are noise. "Undefined" means that all gave the
+# same score.
+#
+# ## 10 · The report card
 #
 # The questions a clinic would ask. The answers are computed from `report.json`; where a baseline wins, it says so.
 

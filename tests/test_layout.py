@@ -15,15 +15,15 @@ ROOT = Path(__file__).parents[1]
 TIERS = [
     {"errors", "layers", "unet"},
     {"scale"},
-    {"intensity", "vae", "decoder", "mapper", "losses", "adversarial", "metrics", "gamma", "dose"}
+    {"intensity", "vae", "decoder", "mapper", "losses", "adversarial", "metrics", "gamma", "dose", "blinding"}
     | {"figures", "dose_figures", "explore", "runs", "pages"},
     {"baselines", "masked", "resume", "published", "latent_figures"},
-    {"volumes", "report"},
-    {"cases"},
+    {"volumes", "report", "reader_answers"},
+    {"cases", "reader_panel", "reader_statistics"},
     {"slices"},
     {"train"},
     {"translate"},
-    {"probes", "explorers"},
+    {"probes", "explorers", "reader_study"},
     {"profiles"},
     {"evaluation"},
     {"stages"},

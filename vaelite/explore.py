@@ -26,18 +26,18 @@ MOST_CACHED = 64                                             # pictures kept, ab
 class Panel(widgets.VBox):
     """Question, controls, picture. On a page without a kernel the first picture and the question stand in for it."""
 
-    def __init__(self, children: list[widgets.Widget], png: bytes, text: str):
+    def __init__(self, children: list[widgets.Widget], png: bytes, text: str, note: str = PAGE_NOTE):
         super().__init__(children)
         self.add_class("vaelite-panel")
         self.first_png = png
-        self.text = text
+        self.text, self.note = text, note
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         bundle = super()._repr_mimebundle_(**kwargs)
         png, text = base64.b64encode(self.first_png).decode(), html.escape(self.text)
         # JupyterLab takes the widget; a page takes the HTML; a viewer that knows neither takes the bare picture
         page = (f'<img src="data:image/png;base64,{png}" alt="{text}" style="max-width: 100%">'
-                f"<p><b>{text}</b> {PAGE_NOTE}</p>")
+                f"<p><b>{text}</b> {self.note}</p>")
         return bundle | {"text/html": page, "image/png": png, "text/plain": self.text}
 
 

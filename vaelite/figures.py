@@ -344,6 +344,25 @@ def draw_training(history: Sequence[Mapping[str, float]], name: str, label: str 
     return figure
 
 
+def draw_power(patients: Sequence[int], power: Mapping[int, Sequence[float]], shift: float, own: int) -> Figure:
+    """How surely a reader study finds a shift. power: {readers: fraction of trials at each of `patients`}; own: patients here."""
+    figure, ((ax,),) = new_figure(3.4)
+    colours = (METHOD_COLOURS["copy"], METHOD_COLOURS["ridge"], METHOD_COLOURS["finetuned"], METHOD_COLOURS["vaelite"])
+    for (readers, values), colour, marker in zip(power.items(), colours, PATIENT_MARKERS):
+        ax.plot(patients, 100 * np.asarray(values), marker=marker, markersize=4, markevery=-(-len(patients) // 9), color=colour,
+                label=f"{readers} reader{'s' if readers > 1 else ''}")
+    ax.axhline(80, color="black", linewidth=0.8, linestyle="--", label="80 %, usual aim")
+    ax.axvline(own, color="black", linewidth=0.8, linestyle=":", label=f"test patients here: {own}")
+    plain_axes(ax, "test patients [1]", f"power: shift of {shift:g} found [% of trials]")
+    ax.set(xlim=(0, max(patients) + 1), ylim=(-3, 103))
+    ax.legend(fontsize=8, loc="lower right")
+    enough = {readers: next((f"{n} patients" for n, value in zip(patients, values) if value >= 0.8),
+                            f"more than {max(patients)} patients") for readers, values in power.items()}
+    needed = ", ".join(f"{n} with {readers} reader{'s' if readers > 1 else ''}" for readers, n in enough.items())
+    headline(figure, f"To find {shift:g} points in 80 % of studies: {needed}. Here are {own}")
+    return figure
+
+
 def draw_direction_matrix(errors: Mapping[str, Mapping[str, float]]) -> Figure:
     """Mean absolute error of every direction, one panel a method, coloured by its ratio to the first method.
 
