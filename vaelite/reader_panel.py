@@ -5,7 +5,7 @@ import html
 
 import ipywidgets as widgets
 
-from .explore import Panel
+from .explore import Panel, Picture
 from .figures import DISPLAYS
 from .reader_answers import QUESTIONS, Question, Study
 
@@ -17,7 +17,7 @@ class ReaderPanel(Panel):
 
     Tab goes from answer to answer, space chooses or presses. (Not radio buttons: those need the arrow keys, which JupyterLab
     takes for itself to move between cells.) Make it the last line of a cell.
-    Parts: `questions` {name: ToggleButtons}, `back`, `next`, `lock` (Buttons), `status` (HTML), `shown` (Image).
+    Parts: `questions` {name: ToggleButtons}, `back`, `next`, `lock` (Buttons), `status` (HTML), `shown` (Picture).
     """
 
     def __init__(self, study: Study, reader: str):
@@ -27,7 +27,6 @@ class ReaderPanel(Panel):
         for name, control in self.questions.items():
             control.observe(lambda change, name=name: self.save(name, change["new"]), "value")
         first = study.picture(self.order[0])
-        self.shown = widgets.Image(value=first, format="png", layout=widgets.Layout(width="min(100%, 60em)"))
         self.status, self.problem = widgets.HTML(), widgets.HTML()
         self.back, self.next, self.lock = (widgets.Button(description=text, layout=widgets.Layout(width="max-content"))
                                            for text in ("Back", "Next picture", "Lock my answers for good"))
@@ -38,6 +37,7 @@ class ReaderPanel(Panel):
         display = DISPLAYS[study.target]
         task = (f"{study.target}, three neighbouring slices, black to white {display.window[0]:g} to {display.window[1]:g} "
                 f"{display.unit}: rate them; are they real? {len(self.order)} pictures, each answer is saved at once.")
+        self.shown = Picture(value=first, text=task)
         super().__init__([widgets.HTML(f"<b>{html.escape(task)}</b>"), self.shown, self.back, form, self.problem, self.status,
                           widgets.HBox([self.next, self.lock], layout=widgets.Layout(flex_flow="row wrap"))], first, task, NOTE)
         missing = study.missing(reader)

@@ -29,7 +29,7 @@ CONTROLS = "[role=slider], select, input[type=checkbox], input[type=radio]"
 DRAWN_S = 30                                                 # patience for one picture
 MOST_STEPS = 6                                               # timed steps a control
 
-PICTURE = "img.widget-image"
+PICTURE = "img"
 POSITION = "control => control.ariaValueNow ?? control.selectedIndex ?? control.checked"
 DIGEST = """async picture => {
   const bytes = await crypto.subtle.digest("SHA-256", await (await fetch(picture.src)).arrayBuffer());
@@ -45,6 +45,7 @@ WATCH = """picture => {
 }"""
 LIVE_OUTPUTS = """() => [...window.jupyterapp.shell.currentWidget.content.model.cells].filter(cell => cell.type === "code")
   .flatMap(cell => cell.outputs.toJSON()).filter(o => o.data?.["application/vnd.jupyter.widget-view+json"]).length"""
+CROSSHAIR = "img[style*=crosshair]"                          # a picture that takes clicks
 
 
 @pytest.fixture(scope="session")
@@ -101,7 +102,7 @@ def lesson(request, browser, address):
 
 
 def explorers(page: Page) -> list[Locator]:
-    page.wait_for_function(f"document.querySelectorAll('.vaelite-explorer:has(img[alt])').length === ({LIVE_OUTPUTS})()")
+    page.wait_for_function(f"document.querySelectorAll('.vaelite-panel:has(img[alt])').length === ({LIVE_OUTPUTS})()")
     return page.locator(".vaelite-explorer").all()
 
 
@@ -198,7 +199,7 @@ def drag_to_the_far_half(handle: Locator) -> None:
 
 def test_explorers_are_accessible(lesson):
     explorers(lesson)
-    found = Axe().run(lesson, context=".vaelite-explorer").response
+    found = Axe().run(lesson, context=".vaelite-panel").response
     (ARTEFACTS / f"axe-{lesson.lesson}.json").write_text(json.dumps(found["violations"], indent=1))
     grave = [f"{rule['id']}: {node['html']}" for rule in found["violations"] for node in rule["nodes"]
              if rule["impact"] in ("serious", "critical")]
