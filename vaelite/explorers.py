@@ -245,7 +245,8 @@ def explore_translation(translator: Translator, slices: SliceSet, pixel_mm: floa
                    slice=choice(names, len(names) // 2), window=list(WINDOWS), line=line)
 
 
-def explore_attention(translator: Translator, slices: SliceSet, slice_row: int, source: str, target: str, pixel_mm: float) -> Panel:
+def explore_attention(translator: Translator, slices: SliceSet, slice_row: int, source: str, target: str,
+                      pixel_mm: float) -> Panel:
     """Choose a token of the target, by click or slider: which tokens of the source it reads, in each block and head.
 
     The weights of a token sum to 1; "mean" is over the heads. What a head reads is not yet what it uses: see the Jacobian.
