@@ -407,7 +407,7 @@ if judged:
     worst = max(judged, key=lambda name: judged[name]["MAE_target [% of prescription]"])
     hidden = [measure for measure in told if "fails" in measure and max(of_ct[measure] for of_ct in judged.values()) < 1]
     print(f"Largest dose error: {worst}. You said {my_guess}. All three above 99 % at:",
-          ", ".join(measure.split(",")[0] for measure in hidden) or "no criterion", end=".")
+          ", ".join(measure.split(",")[0] for measure in hidden) or "no criterion")
     display(Markdown(markdown(["measure", *judged, "largest : smallest"], rows)))
 
 # %% [markdown]

@@ -91,7 +91,7 @@ SWEEPS = {
     "bone HU": Sweep(lambda ct, body, percent, _: bone_scaled(ct, body, percent), "% of the true HU", (50, 75, 125, 150), 100),
     "air cavities filled": Sweep(lambda ct, body, percent, _: cavities_filled(ct, body, percent), "% of the way to water",
                                  (25, 50, 100)),
-    "field of view cut": Sweep(truncated, "mm of its radius", (10, 20, 40)),
+    "field of view cut": Sweep(truncated, "mm of its radius", (20, 40, 60)),
 }
 
 
