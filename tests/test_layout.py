@@ -13,9 +13,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 TIERS = [
     {"errors", "layers", "unet"},
-    {"scale"},
+    {"scale", "comparison", "distribution"},
     {"intensity", "vae", "decoder", "mapper", "losses", "adversarial", "metrics", "gamma", "dose"}
-    | {"figures", "dose_figures", "explore", "runs", "pages", "comparison", "distribution"},
+    | {"figures", "dose_figures", "explore", "runs", "pages"},
     {"baselines", "masked", "resume", "published"},
     {"volumes", "report"},
     {"cases"},
