@@ -96,9 +96,7 @@ notebooks: $(READY)
 report: $(READY)
 	@$(VAELITE) report $(RUN)
 
-# Finds the browser that drives the lessons, or tries to install one; without one the summary says what was not tested.
 test: $(READY)
-	@$(PY) tests/browser/chromium.py
 	@$(PY) -m pytest -q
 
 lab: $(READY)

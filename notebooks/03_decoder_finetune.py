@@ -489,11 +489,13 @@ for rival, won in wins.items():
 # noise. If *no latents* wins, the latents did not earn their time here: source and target lie on one grid, every patient
 # has both, and a network that sees the source at full size needs no code of it.
 #
-# **Predict.** Was our time too short? All methods, each with up to ten times as long: who gains most from more time, the
-# method, the U-Net, or neither? (64 pixels, 84 phantom patients, three seeds, test patients: a few core-hours, done once.)
+# **Predict.** Was our time too short? The same comparison at 64 pixels, on 84 phantom patients and judged on the test
+# patients, was made once, since it takes core-hours (`tests/benchmarks`). With more time, does the gap close?
 
 # %%
 budget_study = load_study("compare_64px_*.json")
+made = sorted({(result["seconds"], result["seed"]) for result in budget_study})
+print("trained so far (processor seconds, seed):", ", ".join(f"{seconds:g} s, {seed}" for seconds, seed in made))
 draw_budget(budget_study)
 
 # %% [markdown]
@@ -505,8 +507,9 @@ draw_budget(budget_study)
 Markdown(study_table(load_study("ablations_64px_*.json"), "change"))
 
 # %% [markdown]
-# **Read.** Each line is a whole training for the same processor time with one thing changed, mean ± SD over seeds. A line as
-# good as *as shipped* says that this part earns nothing here, however well it is founded.
+# **Read.** Each line is a whole training for the same processor time with one thing changed (± SD where there are several
+# seeds; with one, differences of a few percent are noise). A line as good as *as shipped* says that this part earns
+# nothing here, however well it is founded. The first lines use one of the three decoders everywhere instead of choosing.
 #
 # ## 9 · Catch it lying: a planted lesion
 #

@@ -14,9 +14,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 TIERS = [
     {"errors", "layers", "unet"},
-    {"scale"},
+    {"scale", "comparison", "distribution"},
     {"intensity", "vae", "decoder", "mapper", "losses", "adversarial", "metrics", "gamma", "dose", "blinding"}
-    | {"dose_metrics", "figures", "dose_figures", "explore", "runs", "pages", "comparison", "distribution"},
+    | {"dose_metrics", "figures", "dose_figures", "explore", "runs", "pages"},
     {"baselines", "masked", "resume", "published", "studies", "latent_figures", "altered_ct"},
     {"volumes", "report", "reader_answers"},
     {"cases", "reader_panel", "reader_statistics"},

@@ -120,8 +120,8 @@ class ProbedSlices:
     def lesions(self, unit: dict[str, tuple], predicted: np.ndarray, source: str, target: str,
                 method: str) -> dict[tuple[str, str, str], float | None]:
         """A lesion planted in the source: kept or erased? One that is not there: invented? Where the target is in HU."""
-        if target not in HU_MODALITIES:
-            return {}
+        if target not in HU_MODALITIES or (method == "copy" and source not in HU_MODALITIES):
+            return {}                                        # grey values are no HU
         amount, convention = LESION_HU / 1500.0, f"8 mm, +{LESION_HU:g} HU"        # 1500 HU are 1 in model space
         found = {("invented", "% of slices", convention):
                  invented_lesions(self.of(predicted), self.of(unit[target][0]), self.mask, self.pixel_mm, amount)}

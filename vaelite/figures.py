@@ -289,19 +289,21 @@ def draw_convention(reference_hu: Any, predicted_hu: Any, counted: Any, clip_hu:
         show_image(ax, np.asarray(image), pixel_mm, title, **style)
         ax.set_xlabel(f"{HU.window[0]:g} to {HU.window[1]:g} [HU]", fontsize=8)
     error = np.clip(predicted_hu, *clip_hu) - np.clip(reference_hu, *clip_hu)
-    image = show_image(panels[2], np.ma.masked_where(~np.asarray(counted), error), pixel_mm, f"the error {chosen} sees",
+    image = show_image(panels[2], np.ma.masked_where(~np.asarray(counted), error), pixel_mm, f"error under {chosen}",
                        cmap=DIVERGING, norm=Normalize(-HU.difference_limit, HU.difference_limit))
     panels[2].set_facecolor("0.65")
-    panels[2].set_xlabel(f"clipped to {clip_hu[0]:.0f} to {clip_hu[1]:.0f} HU\ngrey: not counted", fontsize=8)
-    figure.colorbar(image, ax=panels[2], label="error [HU]", shrink=0.8)
+    which = "all voxels count" if np.all(counted) else "grey: not counted"
+    panels[2].set_xlabel(f"clipped to {clip_hu[0]:.0f} to {clip_hu[1]:.0f} HU\n{which}", fontsize=8)
+    bar = figure.colorbar(image, ax=panels[2], shrink=0.8)
+    bar.set_label("error [HU]", fontsize=8)
+    bar.ax.tick_params(labelsize=8)
     ax, decibels = figure.add_subplot(grid[1, :]), {name: found["PSNR"] for name, found in values.items()}
     for row, (name, found) in enumerate(values.items()):
-        ax.barh(row, found["PSNR"], color=METHOD_COLOURS["vaelite"] if name == chosen else "0.75")
-        ax.text(found["PSNR"] + 0.3, row, f"{found['PSNR']:.1f} dB, SSIM {found['SSIM']:.3f}", va="center", fontsize=8,
+        ax.plot(found["PSNR"], row, "o", markersize=9, color=METHOD_COLOURS["vaelite"] if name == chosen else "0.6")
+        ax.text(found["PSNR"] + 0.7, row, f"{found['PSNR']:.1f} dB, SSIM {found['SSIM']:.3f}", va="center", fontsize=8,
                 weight="bold" if name == chosen else "normal")
     ax.set_yticks(range(len(values)), values)
-    ax.set_xlim(0, 50)
-    ax.invert_yaxis()
+    ax.set(xlim=(10, 50), ylim=(len(values) - 0.5, -0.5))    # fixed: the dots of another method can be compared
     plain_axes(ax, "PSNR of the whole volume [dB]", "")
     low, high = min(decibels.values()), max(decibels.values())
     headline(figure, f"One pair: {low:.1f} to {high:.1f} dB by convention alone; {chosen} says {decibels[chosen]:.1f} dB")

@@ -246,8 +246,8 @@ def lesion_table(report: dict[str, Any]) -> str:
     """Does a lesion planted in the source reach the synthetic CT, and does one appear that is not there?"""
     columns = [("lesion", metric) for metric in ("contrast kept", "erased", "invented")]
     note = ("A lesion of 8 mm and +150 HU in the source's most uniform tissue. Kept: its contrast in the result; erased: lesions "
-            "that kept less than half; invented: slices in which, without a lesion, uniform tissue shows one half as strong. An "
-            "MR has no HU to plant.")
+            "that kept less than half; invented: slices in which, without a lesion, uniform tissue shows one half as strong "
+            "(a copy: what the source itself shows). An MR has no HU to plant.")
     return method_table(report, columns, ["contrast kept [%]", "erased [% of lesions]", "invented [% of slices]"], note, 0)
 
 
@@ -271,9 +271,10 @@ def distribution_table(report: dict[str, Any]) -> str:
                 error = f" ± {row['se']:.4f}" if row["se"] is not None else ""
                 lines.append([f"{row['source']} → {target}", METHODS[row["method"]], f"{row['mean']:+.4f}{error}",
                               f"± {null[0]['sd']:.4f}" if null else "–", row["convention"], str(row["n"])])
-    note = ("KID: distance of the synthetic images from the real ones as a crowd, ± standard error by patient; 0 on average, "
-            "below it by chance, for images of the same law. Real against real: half the patients against the other half, SD over "
-            "the splits. It says whether textures look alike, not whether the anatomy is right. No FID: that needs Inception.")
+    note = ("KID: distance of the synthetic images from the real ones of the same patients as a crowd, ± standard error by "
+            "patient; 0 on average, below it by chance, for images of the same law. Real against real: half the patients against "
+            "the other half, SD over the splits: so far apart are real images of other patients. It says whether textures look "
+            "alike, not whether the anatomy is right. No FID: that needs Inception.")
     header = ["direction", "by", "KID [1]", "real against real", "features", "n"]
     return note + "\n\n" + markdown(header, lines) if lines else ""
 
