@@ -499,17 +499,16 @@ print("trained so far (processor seconds, seed):", ", ".join(f"{seconds:g} s, {s
 draw_budget(budget_study)
 
 # %% [markdown]
-# **Predict.** And what earns its place *inside* the method? Order these by what they cost when left out: the PCA start of
-# lesson 01; the ridge start and the condition in every norm (adaLN-Zero) of lesson 02; the source slices in stage 3. And what
-# would fine-tuning the stage-1 decoder, as the paper does, or an end-to-end finish bring? Then look.
+# **Predict.** And what earns its place *inside* the method: how far apart are the stage-1 decoder, the blend and all of stage
+# 3, used in every direction? Guess, then look.
 
 # %%
 Markdown(study_table(load_study("ablations_64px_*.json"), "change"))
 
 # %% [markdown]
-# **Read.** Each line is a whole training for the same processor time with one thing changed (± SD where there are several
-# seeds; with one, differences of a few percent are noise). A line as good as *as shipped* says that this part earns
-# nothing here, however well it is founded. The first lines use one of the three decoders everywhere instead of choosing.
+# **Read.** "As shipped" chooses between the three for each direction on validation; the lines below it use one everywhere.
+# Further lines, where there are any, are whole trainings of the same processor time with one part left out: a line as good as
+# "as shipped" says that this part earns nothing here, however well it is founded. One seed: a few percent are noise.
 #
 # ## 9 · Catch it lying: a planted lesion
 #
