@@ -38,7 +38,7 @@ export IPYTHONDIR := $(CURDIR)/$(VENV)/share/ipython
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run-all data notebooks report test lab explore clean
+.PHONY: help run-all data notebooks report test lab explore student solutions clean
 
 help:
 	@echo "vaelite: medical image translation, from a phantom to the dose on a synthetic CT"
@@ -50,6 +50,8 @@ help:
 	@echo "  make data        only the built-in phantom patients, in $(PHANTOM)"
 	@echo "  make notebooks   only the notebooks, on the data that are there"
 	@echo "  make report      print the results of a run"
+	@echo "  make student     copies of the lessons without solutions, in build/student; notebooks/README.md is for lecturers"
+	@echo "  make solutions   the same with solutions, in build/solutions"
 	@echo "  make clean       remove .venv and caches; data and runs stay"
 	@echo
 	@echo "  PROFILE=$(PROFILE)    smoke (minutes), laptop or paper (needs a GPU)"
@@ -96,7 +98,9 @@ notebooks: $(READY)
 report: $(READY)
 	@$(VAELITE) report $(RUN)
 
+# Finds the browser that drives the lessons, or tries to install one; without one the summary says what was not tested.
 test: $(READY)
+	@$(PY) tests/browser/chromium.py
 	@$(PY) -m pytest -q
 
 lab: $(READY)
@@ -112,6 +116,12 @@ explore: $(READY)
 	echo "Exploring $$(dirname "$$folder"): Run > Run All Cells lets you move the sliders; what is trained stays."; \
 	$(PY) -m jupyterlab --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url="/lab/tree/$$folder/01_vae.ipynb" \
 	  $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB)
+
+student: $(READY)
+	@$(VAELITE) copies build/student
+
+solutions: $(READY)
+	@$(VAELITE) copies build/solutions --solutions
 
 clean:
 	@rm -rf $(VENV) build dist *.egg-info .pytest_cache

@@ -1,4 +1,4 @@
-"""The one writer of case folders, the format that `vaelite.cases` reads. Phantom and importers all end here.
+"""The one writer of case folders, the format that `vaelite.data.cases` reads. Phantom and importers all end here.
 
     <set>/<case>/cbct.nii.gz ct.nii.gz t1c.nii.gz t2w.nii.gz    int16, any subset of the four
                  mask.nii.gz                                    uint8, the body

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure, SubFigure
-
 from openkbp.checks import check_orientation, tissue_peaks_hu
-from vaelite.cases import Case, load_cases
+
+from vaelite.data.cases import Case, load_cases
+from vaelite.data.intensity import HU_MODALITIES
 from vaelite.errors import VaeliteError
-from vaelite.intensity import HU_MODALITIES
 
 BONE_HU = 250.0  # above it, bone (and contrast medium); our choice
 # Where a case is flagged, our choice: peaks around -90 and 50; a CBCT farther from its CT than raw ones are in print,

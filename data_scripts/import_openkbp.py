@@ -21,15 +21,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-
 from case_folder import write_case, write_dataset
 from openkbp import IMPORTER_VERSION
 from openkbp.checks import check_hu, check_orientation, in_hu
 from openkbp.patient import Patient, check_files, read_patient
 from openkbp.splits import choose_splits, find_patients, first_of_each_subset
 from phantom.cbct import CbctSettings, simulate_cbct
+
+from vaelite.data.intensity import body_mask
 from vaelite.errors import VaeliteError
-from vaelite.intensity import body_mask
 
 LICENCE = "MIT"
 CITATION = ("Babier A, Zhang B, Mahmood R, et al. OpenKBP: The open-access knowledge-based planning grand challenge "

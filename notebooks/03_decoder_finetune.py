@@ -14,15 +14,13 @@
 # %% [markdown]
 # # 03 · Can we sharpen without inventing?
 #
-# Lesson 02 left us with slices of the right modality that look soft, and from MR to CT blocky: one latent pixel is
-# 8 x 8 pixels. It is easy to make a soft picture look sharp: any photo editor does it. The question is whether the new
-# detail is **true**. This lesson finds out where the softness comes from, trains the decoder once more against it, and
-# then tries to catch the result lying.
+# Lesson 02 left us with slices of the right modality that look soft, and from MR to CT blocky. Any photo editor can make a soft
+# picture look sharp. The question is whether the new detail is **true**.
 #
 # | | |
 # |---|---|
 # | **Goal** | fine-tune the decoder on mapped latents, and measure what is gained, what is lost, what is invented |
-# | **Time** | smoke: about 2 min · laptop: about 12 min, most of it training · paper: needs a GPU, not yet measured |
+# | **Time** | measured minutes of each profile: `notebooks/README.md` |
 # | **Needs** | a run with the stages `vae` (lesson 01) and `mapper` (lesson 02) |
 # | **Makes** | stages `decoder`, `unet` and `control` in `runs/<name>/`, read by lesson 04 |
 # | **You should know** | lessons 01 and 02; what a spatial frequency is helps |
@@ -39,25 +37,25 @@ from functools import partial
 import ipywidgets as widgets
 import numpy as np
 import torch
-from IPython.display import Markdown
+from IPython.display import Markdown, display
 from scipy.ndimage import gaussian_filter, shift
 
-from vaelite.cases import load_cases
-from vaelite.decoder import GuidedDecoder
-from vaelite.dose_figures import draw_response
-from vaelite.explore import explore, show_source
-from vaelite.explorers import explore_fusion, explore_translation
+from vaelite.data.cases import load_cases
+from vaelite.data.intensity import MODALITIES
+from vaelite.data.slices import load_slices, thinned
+from vaelite.dose.figures import draw_response
+from vaelite.evaluation.probes import direction_errors, errors_table, lesion_response, plant_lesions, radial_power
+from vaelite.evaluation.report import markdown
+from vaelite.evaluation.studies import change_costs, draw_budget, least_cost, load_study, study_table
+from vaelite.explore.explorers import explore_fusion, explore_translation
+from vaelite.explore.panel import explore, show_source
 from vaelite.figures import (DISPLAYS, METHOD_COLOURS, METHOD_NAMES, draw_reliability, draw_slices, draw_training,
                              draw_translations, draw_uncertainty, headline, new_figure, plain_axes)
-from vaelite.intensity import MODALITIES
-from vaelite.losses import image_loss, ssim_2d
-from vaelite.probes import direction_errors, lesion_response, plant_lesions, radial_power
+from vaelite.models.decoder import GuidedDecoder
+from vaelite.models.losses import ssim_2d
 from vaelite.profiles import profile
-from vaelite.report import markdown
 from vaelite.runs import open_run
-from vaelite.slices import load_slices, thinned
 from vaelite.stages import finetune_decoder, load_mapped, load_translator, train_baseline
-from vaelite.studies import draw_budget, load_study, study_table
 
 # %% [markdown]
 # ## 1 · Two ways to be soft
@@ -72,7 +70,8 @@ validation = [case for case in cases if case.split == "validation"]
 held_out = load_slices(validation, cfg.data.size)
 pixel_mm = validation[0].spacing_mm[2] * max(validation[0].mask().shape[1:]) / cfg.data.size
 missing = [m for m in MODALITIES if m not in start.modalities]
-print(f"{len(held_out)} slices of {len(validation)} validation patient(s), pixels of {pixel_mm:.1f} mm.",
+print(f"{len(held_out)} slices of {len(validation)} validation patient(s), pixels of {pixel_mm:.1f} mm;",
+      f"a latent pixel is cfg.vae.factor = {cfg.vae.factor} of them wide.",
       f"Left out, not in this data set: {', '.join(missing)}." if missing else "All four modalities are there.")
 
 # %%
@@ -89,9 +88,8 @@ draw_translations(source, x_source[row], target, x_target[row], {"tokenizer": to
                   pixel_mm, mask[row])
 
 # %% [markdown]
-# **Look.** The last picture is the truth. *Tokenizer* decodes the truth's own latents: a perfect mapper would get
-# there and no further, as long as the decoder stays what it is. *Mapped* decodes what lesson 02 guessed from the
-# source.
+# **Look.** Last is the truth. *Tokenizer* decodes the truth's own latents: a perfect mapper would get there and no further.
+# *Mapped* decodes what lesson 02 guessed from the source.
 #
 # So there are two errors in the third picture (*mapped*): what the latents **cannot hold** and what the mapper **did
 # not know**.
@@ -104,38 +102,22 @@ my_guess_factor = None                                       # error of mapped /
 some = thinned(held_out, 60)                                 # every n-th slice is enough for a mean, and much faster
 errors = direction_errors(start, some, ("copy", "tokenizer", "ridge", "mapped"))
 factors = {name: e["mapped"] / e["tokenizer"] for name, e in errors.items()}
-
-
-def error_table(errors):
-    """Errors in the target's own unit: HU, or % of the intensity range. One row a direction, the best in bold."""
-    lines, methods = [], list(next(iter(errors.values())))
-    for name, of_method in errors.items():
-        display = DISPLAYS[name.split(">")[1]]
-        decimals = 1 if display.unit == "HU" else 2
-        shown = [f"{error * (display.high - display.low) / 2:.{decimals}f}" for error in of_method.values()]
-        best = list(of_method).index(min((m for m in of_method if m != "tokenizer"), key=of_method.get))
-        shown[best] = f"**{shown[best]}**"
-        lines.append([name.replace(">", " → "), display.unit, *shown])
-    return Markdown(markdown(["direction", "unit", *(METHOD_NAMES.get(m, m) for m in methods)], lines))
-
-
-error_table(errors)
-
-# %%
 easiest, hardest = min(factors, key=factors.get), max(factors, key=factors.get)
 print(f"error of mapped / error of tokenizer: {factors[easiest]:.1f} ({easiest}) to {factors[hardest]:.1f} "
       f"({hardest}), median {np.median(list(factors.values())):.1f}. You said {my_guess_factor}.")
+Markdown(errors_table(errors))
 
 # %% [markdown]
-# **Read.** Mean absolute error inside the body, over up to 60 validation slices. A factor near 1 means that the
-# tokenizer is the bottleneck: there only a better code or a look at the source can help. A large factor means that
-# the source does not tell enough, or that the mapper has not learnt it. If your number was too small, you trusted the
-# picture: softness and blocks are what the eye sees first, but a wrong grey value weighs more.
+# **Read.** Mean absolute error in the body, up to 60 validation slices; bold is the best that knows only the source. A factor
+# near 1 means that the tokenizer is the bottleneck: only a better code or a look at the source can help; where even *copy*
+# beats the tokenizer, the code alone is hopeless. A large factor means that the source does not tell enough, or that the mapper
+# has not learnt it.
 #
 # ## 2 · What a loss rewards
 #
 # Fine-tuning minimises a loss, and a network gives you what you reward, not what you want. So take a toy whose truth
-# we know. In MR, bone and air are both black. Say that of 100 such pixels 60 are air ($x=-1$) and 40 bone ($x=+0.2$).
+# we know. In MR, bone and air are both black. Say that of 100 such pixels 60 are air ($x=-1$, -1000 HU) and 40 bone
+# ($x=+0.2$, 800 HU).
 # The network cannot tell which; it must answer with **one** number $c$ for all of them.
 #
 # **Predict.** Which $c$ minimises the mean of $|x-c|$ (L1)? Which the mean of $(x-c)^2$ (L2)?
@@ -155,9 +137,9 @@ headline(figure, "L2 answers with a value that no pixel has; L1 answers with the
 figure
 
 # %% [markdown]
-# **Read.** L2 blurs: its answer lies between bone and air, where nothing is. L1 is sharp, but it turns 40 % bone into
-# air. Neither is a crime; both follow from asking for one answer where there are several. This is also why a sharp
-# picture is no proof: the sharper answer here is the one that deletes bone.
+# **Read.** L2 blurs: its answer lies between bone and air, where nothing is. L1 is sharp, but it turns 40 % bone into air. Both
+# follow from asking for one answer where there are several. So a sharp picture is no proof: the sharper answer here is the one
+# that deletes bone.
 #
 # ### Try it 1: the constant that L1 wants
 #
@@ -202,7 +184,9 @@ print(check_best_constant(my_best_constant))
 # $$ \mathrm{SSIM} = \frac{2\mu_x\mu_y + C_1}{\mu_x^2 + \mu_y^2 + C_1} \cdot
 #    \frac{2\sigma_{xy} + C_2}{\sigma_x^2 + \sigma_y^2 + C_2} $$
 #
-# We spoil the true slice in four ways and scale each defect until its L1 is exactly 0.02.
+# `ssim_2d`: a Gaussian window of 11 pixels, $C_1 = 0.02^2$, $C_2 = 0.06^2$ (images span 2), mean over the whole slice.
+#
+# We spoil the true slice in four ways and scale each defect until its L1 is exactly 0.02 (30 HU, or 1 % of the MR range).
 #
 # **Predict.** Rank the four by SSIM: a grey offset, noise, blur, a shift along the rows (scaling makes it a fraction
 # of a pixel).
@@ -213,22 +197,21 @@ noise = np.random.default_rng(0).normal(size=truth.shape)
 defects = {"offset": np.ones_like(truth), "noise": noise, "blur": gaussian_filter(truth, 2) - truth,
            "shift": shift(truth, (0, 1), order=1, mode="nearest") - truth}
 spoilt = {name: truth + 0.02 * defect / np.abs(defect).mean() for name, defect in defects.items()}
+assert all(np.isclose(np.abs(image - truth).mean(), 0.02) for image in spoilt.values())
 as_batch = {name: torch.as_tensor(image)[None, None].float() for name, image in (spoilt | {"truth": truth}).items()}
 similarity = {name: float(ssim_2d(as_batch[name], as_batch["truth"])) for name in spoilt}
 worst, mildest = min(similarity, key=similarity.get), max(similarity, key=similarity.get)
 finding = f"L1 is 0.02 in all four; SSIM: {similarity[worst]:.3f} ({worst}) to {similarity[mildest]:.3f} ({mildest})"
-titled = {f"{name}: SSIM {similarity[name]:.3f}": image for name, image in spoilt.items()}
+of_mapped = float(ssim_2d(mapped[row][None, None], as_batch["truth"]))
+print(f"For scale: the mapped slice above has an SSIM of {of_mapped:.3f}, the truth 1.")
+titled = {"truth": truth} | {f"{name}: {similarity[name]:.3f}": image for name, image in spoilt.items()}
 draw_slices(titled, target, pixel_mm, finding, mask[row])
 
 # %% [markdown]
-# **Read.** The same L1, four different pictures. SSIM forgives what keeps the structure and punishes what changes it,
-# above all where the truth is flat: there $\sigma_x^2$ is small and any texture counts. We train with both, L1 + 0.2
-# (1 - SSIM). The paper does not publish its loss; ours is a choice.
-
-# %%
-show_source(image_loss)
-
-# %% [markdown]
+# **Read.** The same L1, four different pictures. SSIM punishes what changes the structure, above all where the truth is flat:
+# there $\sigma_x^2$ is small and any texture counts. We train with both (`image_loss`), L1 + `cfg.loss.ssim` (1 - SSIM): our
+# choice, the paper does not publish its loss.
+#
 # ### Try it 2: SSIM of one window
 #
 # Write the formula above for five given numbers. `c1` and `c2` are small constants against division by zero.
@@ -243,6 +226,10 @@ def check_ssim(ssim):
     same = ssim(0.5, 0.5, 0.2, 0.2, 0.2)
     if same is None:
         return "not attempted yet"
+    assert np.ndim(same) == 0, "return one number for the window"
+    with np.errstate(invalid="ignore", divide="ignore"):
+        black = ssim(*np.zeros(5))
+    assert abs(black - 1) < 1e-9, "two flat, black windows: c1 and c2 stand above and below, or it is 0 / 0"
     assert abs(same - 1) < 1e-6, f"a window equals itself: 1, not {same:.3f} (where do the factors 2 belong?)"
     assert ssim(0.0, 0.0, 0.2, 0.2, -0.2) < -0.99, "turned inside out (covariance -0.2): close to -1"
     blurred = ssim(0.5, 0.5, 0.2, 0.05, 0.1)
@@ -250,7 +237,6 @@ def check_ssim(ssim):
     brighter = ssim(0.5, 1.0, 0.2, 0.2, 0.2)
     assert abs(brighter - 0.8) < 1e-3, f"twice as bright: 2 * 0.5 / (0.25 + 1) = 0.8, not {brighter:.3f}"
     assert abs(ssim(0.5, 1.0, 0.2, 0.05, 0.1) - 0.64) < 1e-3, "both at once: the two factors are multiplied"
-    assert abs(ssim(0.0, 0.0, 0.0, 0.0, 0.0) - 1) < 1e-9, "two flat, black windows: c1 and c2 stand above and below"
     hint = "use the given c1 and c2, c1 with the means and c2 with the variances: (0 + 1) / (0 + 1 + 1) * 3 / 3 = 0.5"
     assert abs(ssim(0.0, 1.0, 0.0, 0.0, 0.0, c1=1.0, c2=3.0) - 0.5) < 1e-9, hint
     return "correct"
@@ -270,20 +256,18 @@ print(check_ssim(my_ssim))
 # ## 4 · Train stage 3 on mapped latents
 #
 # The stage-1 decoder (the VAE's own, of lesson 01) has never seen a mapped latent, and the detail that the latents lost is in
-# the **source slice**. So stage 3 looks at both. What the mapped latents decode to is a *draft*. Again there is a linear
-# path in closed form, here a *blend*: one small filter each for source and draft, by least squares. From CBCT to CT it
-# keeps much of the source, from MR to CT hardly any. A U-Net looks at draft, source and blend and draws a *gain* map that
-# scales the blend pixel by pixel (it can turn the noise of the CBCT's air off) and a *detail* to add. It starts silent. Encoder
+# the **source slice**. So stage 3 looks at both. It begins with a *draft*, what PCA alone draws from the mapped latents
+# (*mapped* is what the whole stage-1 decoder draws from them). Again there is a linear path in closed form, a *blend*: one
+# small filter each for source and draft, by least squares. A U-Net looks at draft, source and blend and draws a *gain* map that
+# scales the blend pixel by pixel (it can turn the noise of the CBCT's air off) and a *detail* to add; both start at 0. Encoder
 # and mapper stay as they are.
 #
-# The paper fine-tunes the stage-1 decoder; how, it does not say. Here that is an option (`decoder.fine_tune=true`), as is
-# letting the mapper learn from the image too (`decoder.end_to_end=true`). In our time both cost more steps than they gain,
-# so the draft is the latents' *linear* decode, what PCA alone draws, and the U-Net does the rest (our choice; section 8 has
-# the numbers). In tables this stage is called *fine-tuned*.
+# The paper (Liang et al. 2025) fine-tunes the stage-1 decoder; how, it does not say. Ours is left alone (our choice;
+# `decoder.fine_tune=true` trains it too). In tables this stage is called *fine-tuned*.
 #
-# In the code: `z` mapped latents (b, k, h, w); `linear` (b, 1, H, W) their linear decode, what PCA alone draws; `x`
-# (b, m, H, W) the source slices, in [-1, 1], where air is -1; `given` and `target` the modalities read and wanted. The
-# second result, how large an error the network expects, is for section 10.
+# In the code: `z` mapped latents (b, k, h, w); `linear` (b, 1, H, W) the draft; `x` (b, m, H, W) the source slices, in
+# [-1, 1], where air is -1; `given` and `target` the modalities read and wanted. The second result, how large an error the
+# network expects, is for section 10; learning it is a small part of the loss.
 
 # %%
 show_source(GuidedDecoder.forward)
@@ -305,51 +289,51 @@ draw_translations(source, x_source[row], target, x_target[row], {"mapped": mappe
 # %% [markdown]
 # ## 5 · When it hurts: choose on validation
 #
-# Below, the error on the validation patients, also with all sources at once (+), from the run's manifest: with the old
+# Below, the error on the validation patients, also with all sources at once (+), from the run's manifest: with the stage-1
 # decoder (mapped), by the blend alone (blended: no further training) and by all of stage 3 (fine-tuned).
 # `finetune_decoder` has kept all three and chosen the best one for each direction. In code the last is `"finetuned"`.
 
 # %%
-error_table(record["metrics"]["validation_mae_unit"])
-
-# %%
 measured, choice = record["metrics"]["validation_mae_unit"], record["choice"]
-gain = {name: 100 * (1 - e["finetuned"] / e["mapped"]) for name, e in measured.items()}
+gain = {name: 100 * (1 - e["finetuned"] / min(e["mapped"], e["blended"])) for name, e in measured.items()}
 best, worst = max(gain, key=gain.get), min(gain, key=gain.get)
 kept = [name for name, method in choice.items() if method != "finetuned"]
-print(f"largest gain {gain[best]:+.1f} % ({best}), smallest {gain[worst]:+.1f} % ({worst}); "
-      f"an untrained one is kept in {len(kept)} of {len(choice)} directions{': ' if kept else ''}{', '.join(kept)}")
+assert all(e[choice[name]] == min(e.values()) for name, e in measured.items())
+print(f"gain over the better of the two others: largest {gain[best]:+.1f} % ({best}), smallest {gain[worst]:+.1f} % "
+      f"({worst}); one of them is kept in {len(kept)} of {len(choice)} directions{': ' if kept else ''}{', '.join(kept)}")
+Markdown(errors_table(measured))
 
 # %% [markdown]
-# **Read.** Where fine-tuning loses, it has usually seen too few steps, or source and target are nearly the same
-# picture and every change is a change for the worse. With the smoke profile the untrained ones win often: 60 steps are
-# no training. The choice uses patients that trained nothing, and that lesson 04 does not judge by. Chosen on the
-# test patients, the same table would flatter us: the better of two noisy numbers is always too good.
+# **Read.** Where fine-tuning loses, it has usually seen too few steps (profile smoke), or source and target are nearly the same
+# picture and every change is a change for the worse. The choice uses patients that trained nothing, and that lesson 04 does not
+# judge by. Chosen on the test patients, the same table would flatter us: the best of noisy numbers is too good on average.
 #
 # ### Try it 3: choose
 #
-# Write the choice: for each direction the decoder with the lower error.
+# Write the choice: for each direction the decoder with the lowest error.
 
 # %% tags=["exercise"]
 def my_choice(errors):
-    """errors: {"A>B": {"mapped": 0.1, "finetuned": 0.2}, ...} -> {"A>B": "mapped", ...}."""
+    """errors: {"A>B": {"mapped": 0.1, "blended": 0.3, "finetuned": 0.2}, ...} -> {"A>B": "mapped", ...}."""
     ...                                                      # one line
 
 
 # %% tags=["check"]
 def check_choice(choose):
-    table = {"CBCT>CT": {"mapped": 0.02, "finetuned": 0.03}, "T1c>CT": {"mapped": 0.09, "finetuned": 0.05},
-             "T2w>CT": {"mapped": 0.40, "finetuned": 0.10}}
+    table = {"CBCT>CT": {"mapped": 0.03, "blended": 0.02, "finetuned": 0.04},
+             "T1c>CT": {"mapped": 0.09, "blended": 0.08, "finetuned": 0.05},
+             "T2w>CT": {"mapped": 0.10, "blended": 0.20, "finetuned": 0.40}}
     chosen = choose(table)
     if chosen is None:
         return "not attempted yet"
     assert set(chosen) == set(table), "one entry for each direction"
-    assert chosen["T1c>CT"] == "finetuned", "0.05 is the smaller error: fine-tuned"
-    assert chosen["CBCT>CT"] == "mapped", "each direction decides for itself: 0.02 is smaller than 0.03"
-    swapped = {name: {"finetuned": e["mapped"], "mapped": e["finetuned"]} for name, e in table.items()}
-    other = {"mapped": "finetuned", "finetuned": "mapped"}
-    hint = "with the errors swapped every choice must swap: compare the two numbers, not the names, nor with a limit"
-    assert choose(swapped) == {name: other[method] for name, method in chosen.items()}, hint
+    assert set(chosen.values()) <= set(table["CBCT>CT"]), "return the decoder's name, not its error"
+    assert chosen["T1c>CT"] == "finetuned", "0.05 is the smallest error: fine-tuned"
+    assert chosen["CBCT>CT"] == "blended", "each direction decides for itself, among all three: 0.02 is the smallest"
+    turned = {"mapped": "blended", "blended": "finetuned", "finetuned": "mapped"}
+    moved = {name: {turned[method]: error for method, error in e.items()} for name, e in table.items()}
+    hint = "with the errors moved every choice must move: compare the numbers, not the names, nor with a limit"
+    assert choose(moved) == {name: turned[method] for name, method in chosen.items()}, hint
     return "correct"
 
 
@@ -366,19 +350,23 @@ print(check_choice(my_choice))
 # ## 6 · Sharpness, measured
 #
 # Sharp means: much power at high spatial frequencies. We take the power spectrum of each slice, average it over rings
-# of equal frequency, and divide by the spectrum of the truth. 100 % is as sharp as the truth.
+# of equal frequency, and divide by the spectrum of the truth. The outline of a body is sharp in any picture, so the body fades
+# out towards its edge first (our choice): water alone has 0 %, the truth 100 %.
 #
-# **Predict.** At which frequency does the mapped slice lose half of its power? A latent pixel is `factor` pixels wide
-# (8; section 1 printed their size in mm), and the finest wave that a grid can hold is two of its cells long: the grid's
-# *Nyquist* frequency.
+# *Fine detail* is the mean over the upper half of the frequencies.
+#
+# **Predict.** At which frequency does the mapped slice lose half of its power? Section 1 printed how wide a latent pixel is,
+# and the finest wave that a grid can hold is two of its cells long: the grid's *Nyquist* frequency.
 
 # %%
 my_guess_per_mm = None                                       # spatial frequency [1/mm]
 frequency, true_power = radial_power(x_target, mask, pixel_mm)
-compared = {"tokenizer": tokenizer, "mapped": mapped, "finetuned": finetuned}
+water = torch.zeros_like(x_target)
+compared = {"water": water, "tokenizer": tokenizer, "mapped": mapped, "finetuned": finetuned}
 share = {name: 100 * radial_power(image, mask, pixel_mm)[1] / true_power for name, image in compared.items()}
 fine = frequency > frequency[-1] / 2                         # the finer half of what the grid can hold
 fine_share = {name: float(values[fine].mean()) for name, values in share.items()}
+assert fine_share.pop("water") < 1 and share.pop("water").max() < 1, "nothing but an outline has no detail"
 below = frequency[share["mapped"] < 50]
 lost = f"at {below[0]:.3f} per mm" if len(below) else "nowhere"
 latent_nyquist = 1 / (2 * cfg.vae.factor * pixel_mm)         # half a wave in each latent pixel
@@ -402,8 +390,8 @@ figure
 # %% [markdown]
 # **Read.** The grey line is no wall: a latent pixel holds several numbers, so finer waves than its grid's can pass.
 # Power that the tokenizer keeps and mapped has lost is what the mapper did not know: unsure where an edge lies, it
-# averages. And not all that mapped has is true: the edges of its blocks count as fine detail too, and no patient has
-# them.
+# averages. And not all that mapped has is true: the edges of its blocks count too, and no patient has them. Above 100 % at the
+# left, whole regions are too bright or too dark: also power, and also wrong.
 #
 # The spectrum says how sharp a picture is. It cannot say whether its detail is true. To see that, cheat.
 #
@@ -419,7 +407,6 @@ def sharpen(image, amount, sigma=1.0):
     return np.clip(image + amount * (image - gaussian_filter(image, sigma, axes=(-2, -1))), -1, 1)
 
 
-# %%
 unit = DISPLAYS[target].unit
 to_shown = (DISPLAYS[target].high - DISPLAYS[target].low) / 2     # model space -> HU or %
 lines = []
@@ -431,9 +418,8 @@ for amount in (0.0, 1.0, 3.0):
 Markdown(markdown(["unsharp mask a (mapped slice)", "power of fine detail, of the truth's", "MAE in the body"], lines))
 
 # %% [markdown]
-# **Read.** Power can be bought at any price. If the error rises while the power comes nearer to 100 %, the new detail
-# is in the wrong place: a misplaced edge costs twice, where it is and where it should be. So never show a spectrum, or
-# a sharp picture, without the error beside it.
+# **Read.** Power can be bought. If the error rises while the power comes nearer to 100 %, the new detail is in the wrong place.
+# So never show a spectrum, or a sharp picture, without the error beside it.
 #
 # ### Explore 1: how far can you go?
 
@@ -449,14 +435,18 @@ explore(draw, "Which amount makes the mapped slice look as sharp as the real one
         amount=widgets.FloatSlider(1.0, min=0.0, max=5.0, step=0.25))
 
 # %% [markdown]
+# **Read.** The mask enlarges true detail and error alike: follow the MAE in the title while the picture pleases you more.
+
+# %% [markdown]
 # ## 8 · The baselines that could win
 #
-# Three stages, latents, ridges: is it worth it? The first rival is one modality-conditioned U-Net: it maps image to
-# image and, like our mapper, is told source and target. The second, *no latents*, is our stage 3 without its draft: the
-# same U-Net on the same closed-form blend, of the sources alone. What we have over it, the latents have added.
-# **Fair** means here: the same training slices, the same loss,
-# the same directions drawn equally often, and as many **processor seconds** (of all threads; on a GPU seconds) as our
-# three stages took together. It does not mean the same number of parameters or steps.
+# Three stages, latents, ridges: is it worth it? The first rival is one modality-conditioned U-Net, image to image, told source
+# and target as our mapper is. The second, *no latents*, is our stage 3 without its draft: what we have over it, the latents
+# have added. **Fair** means here: the same training slices, loss and directions, and as many **processor seconds** (of all
+# threads; on a GPU seconds) as our three stages took together; not the same number of parameters or steps.
+#
+# **Predict.** In how many directions does each rival beat us on the validation patients? From here on `vaelite` is the decoder
+# chosen in section 5, direction by direction.
 
 # %%
 budget = {name: run.stages[name]["processor_seconds"] for name in ("vae", "mapper", "decoder")}
@@ -469,46 +459,43 @@ cost = [[METHOD_NAMES.get(name, name), f"{s['parameters']:,}", f"{s['steps']:,}"
         for name, s in run.stages.items()]
 Markdown(markdown(["network", "parameters", "steps", "processor seconds"], cost))
 
-# %% [markdown]
-# **Predict.** In how many directions does each rival beat us on the validation patients? In all tables from here on,
-# `vaelite` is the decoder chosen in section 5, direction by direction.
-
 # %%
 final = direction_errors(translator, some, ("copy", "ridge", "vaelite", "unet", "control"))
-error_table(final)
-
-# %%
 wins = {rival: [name for name, e in final.items() if e[rival] < e["vaelite"]] for rival in ("unet", "control")}
 for rival, won in wins.items():
     more = 100 * (np.mean([e["vaelite"] / e[rival] for e in final.values()]) - 1)
-    print(f"{METHOD_NAMES[rival]}: the lower error in {len(won)} of {len(final)} directions; ours is {more:+.1f} % on average. "
+    print(f"{METHOD_NAMES[rival]}: the lower error in {len(won)} of {len(final)} directions; our error is {abs(more):.1f} % "
+          f"{'higher' if more > 0 else 'lower'} on average. "
           f"n = {len(validation)} patient(s)")
+Markdown(errors_table(final))
 
 # %% [markdown]
-# **Read.** Believe the table, not the method you have just built. With few patients, a few percent either way are
-# noise. If *no latents* wins, the latents did not earn their time here: source and target lie on one grid, every patient
-# has both, and a network that sees the source at full size needs no code of it.
+# **Read.** Believe the table, not the method you have just built. With few patients, a few percent either way are noise. If *no
+# latents* wins, the latents did not earn their time here: source and target lie on one grid, every patient has both, and a
+# network that sees the source at full size needs no code of it.
 #
-# **Predict.** Was our time too short? The same comparison at 64 pixels, on 84 phantom patients and judged on the test
-# patients, was made once, since it takes core-hours (`tests/benchmarks`). With more time, does the gap close?
+# Two comparisons take core-hours: made once, with smaller slices and more phantom patients, judged on test patients
+# (`tests/benchmarks/RESULTS.md`, also on what did not pay). *A U-Net a direction*: one for each, the time shared among them.
+#
+# **Predict.** With more time, does the gap close? And *inside* the method, which part costs most when it is left out: the PCA
+# start, the ridge start, the sources that stage 3 sees, or the target it is told?
 
 # %%
-budget_study = load_study("compare_64px_*.json")
-made = sorted({(result["seconds"], result["seed"]) for result in budget_study})
-print("trained so far (processor seconds, seed):", ", ".join(f"{seconds:g} s, {seed}" for seconds, seed in made))
-draw_budget(budget_study)
+budget_study, ablations = load_study("compare_64px_*.json"), load_study("ablations_64px_*.json")
+display(draw_budget(budget_study))
+for what, fused in (("one source", False), ("all sources", True)):
+    costs, limit = change_costs(ablations, fused=fused), least_cost(ablations, fused=fused)
+    told = [f"{name} {cost:+.1f}" for name, cost in costs.items() if abs(cost) > limit]
+    print(f"{what}: PSNR lost [dB] by {'; '.join(told)}. The others: less than {limit:.2f} dB (two standard errors), not told from 0.")
+print(f"Each line {ablations[0]['seconds']:g} processor seconds, mean ± SD of {len(ablations)} seed(s), the same test patients.")
+Markdown(study_table(ablations, "change"))
 
 # %% [markdown]
-# **Predict.** And what earns its place *inside* the method: how far apart are the stage-1 decoder, the blend and all of stage
-# 3, used in every direction? Guess, then look.
-
-# %%
-Markdown(study_table(load_study("ablations_64px_*.json"), "change"))
-
-# %% [markdown]
-# **Read.** "As shipped" chooses between the three for each direction on validation; the lines below it use one everywhere.
-# Further lines, where there are any, are whole trainings of the same processor time with one part left out: a line as good as
-# "as shipped" says that this part earns nothing here, however well it is founded. One seed: a few percent are noise.
+# **Read.** "As shipped" chooses between three decoders for each direction on validation; the next three lines use one of them
+# everywhere. Every other line is a whole training of the same processor time with one thing changed (the kit's code has 16
+# channels a latent pixel at 8 x 8 pixels; KL-8 and KL-16 hold a quarter of its numbers). A line as good as "as shipped" says
+# that this part earns nothing *here*, however well it is founded: what saves time in each step leaves more steps. Look at both
+# columns: a part can earn its place with all sources and nothing with one.
 #
 # ## 9 · Catch it lying: a planted lesion
 #
@@ -519,68 +506,51 @@ Markdown(study_table(load_study("ablations_64px_*.json"), "change"))
 # **Predict.** Ridge works on patches of `factor` pixels. Will it erase the lesion, or smear it?
 
 # %%
+responses, lesion = {}, "Left out: this probe needs CBCT and CT, which share one scale."
 if {"CBCT", "CT"} <= set(translator.modalities):
     x_cbct, body = some.x[some.have[:, 0], 0].float(), some.mask[some.have[:, 0]]
     planted, disc = plant_lesions(x_cbct, body, pixel_mm, amount=150 / 1500)      # 1500 HU are 1 in model space
-    responses = {method: lesion_response(translator, x_cbct, planted, disc, "CBCT", "CT", method)
-                 for method in ("copy", "ridge", "mapped", "finetuned", "vaelite", "unet")}
-    lines = [[METHOD_NAMES.get(method, method), f"{kept:.0f} %", f"{elsewhere:.0f} %"]
-             for method, (_, kept, elsewhere) in responses.items()]
-    table = Markdown(markdown(["method", "contrast kept (true: 100 %)", "largest change elsewhere (true: 0 %)"], lines))
-else:
-    table = "Left out: this probe needs CBCT and CT, which share one scale."
-table
-
-# %%
-if {"CBCT", "CT"} <= set(translator.modalities):
-    planted_in = disc[disc.flatten(1).any(1)]                # slices without room for a lesion are left out
+    assert torch.allclose(planted - x_cbct, 0.1 * disc.float(), atol=1e-3), "a disc of 150 HU, nothing elsewhere"
+    responses = {METHOD_NAMES.get(method, method): lesion_response(translator, x_cbct, planted, disc, "CBCT", "CT", method)
+                 for method in ("copy", "ridge", "mapped", "vaelite", "unet", "control")}
     _, kept, elsewhere = responses["ridge"]
     does = [word for word, so in (("erases", kept < 50), ("smears", elsewhere > 10)) if so]     # our limits, in %
-    part = body[disc.flatten(1).any(1)].sum() / planted_in.sum()
-    print(f"Ridge kept {kept:.0f} % and changed up to {elsewhere:.0f} % outside: "
-          f"it {' and '.join(does) or 'neither erases nor smears'}. The lesion is 1/{part:.0f} of a slice's body.")
-
-# %%
-lesion = None
-if {"CBCT", "CT"} <= set(translator.modalities):
-    middle = len(planted_in) // 2
-    finding = ", ".join(f"{METHOD_NAMES.get(method, method)} {responses[method][1]:.0f} %"
-                        for method in ("ridge", "mapped", "finetuned", "vaelite", "unet"))
-    changes = {METHOD_NAMES.get(method, method): 1500 * change[middle].numpy()      # model space -> HU
-               for method, (change, _, _) in responses.items()}
-    lesion = draw_response(changes, planted_in[middle].numpy(), pixel_mm,
-                           f"Contrast of an 8 mm lesion that survives, mean of {len(planted_in)} slices: {finding}")
+    room = disc.flatten(1).any(1)                            # slices without room for a lesion are left out
+    print(f"Ridge {' and '.join(does) or 'neither erases nor smears'}. "
+          f"The lesion is 1/{body[room].sum() / disc[room].sum():.0f} of a slice's body.")
+    lines = [[name, f"{kept:.0f} %", f"{elsewhere:.0f} %"] for name, (_, kept, elsewhere) in responses.items()]
+    header = ["method", "contrast kept (true: 100 %)", "largest change elsewhere (true: 0 %)"]
+    display(Markdown(markdown(header, lines)))
+    middle = int(room.sum()) // 2
+    changes = {name: 1500 * change[middle].numpy() for name, (change, _, _) in responses.items()}    # model space -> HU
+    finding = ", ".join(f"{name} {kept:.0f} %" for name, (_, kept, _) in responses.items() if name != "copy")
+    lesion = draw_response(changes, disc[room][middle].numpy(), pixel_mm,
+                           f"Contrast of an 8 mm lesion that survives, mean of {int(room.sum())} slices: {finding}")
 lesion
 
 # %% [markdown]
-# **Read.** *Kept* far below 100 % means a lesion is erased; far above, exaggerated. *Elsewhere* counts the largest
-# change more than two pixels away from it: a side effect, since one number of the code draws a whole patch. A network
-# may erase what it never saw in training. No mean error over a body would show that: the lesion is too small a part
-# of it, as printed above.
+# **Read.** *Kept* far below 100 % means a lesion is erased; far above, exaggerated. *Elsewhere* counts the largest change more
+# than two pixels away from it: one number of the code draws a whole patch. A network may erase what it never saw in training,
+# and no mean error over a body would show that: the lesion is too small a part of it, as printed above.
 #
 # ## 10 · Does it know when it does not know?
 #
-# Beside the slice the decoder draws a second map: the scale $b$ of its error, if that were Laplace,
-# $p(e) = e^{-|e|/b} / 2b$. It learns from the error itself, $\mathcal L = |e| / b + \ln b$, smallest at $b = |e|$. An interval
-# of so many $b$ that it held 80 % of the body's pixels of the validation patients is our *80 % interval*.
+# Beside the slice the decoder draws a second map: the scale $b$ of its error, if that were Laplace, $p(e) = e^{-|e|/b} /
+# 2b$. It learns from the error itself, $\mathcal L = |e| / b + \ln b$, smallest at $b = |e|$. Then we multiply $b$ by one
+# number for each direction, so that 80 % of the body's pixels of the validation patients lie within: our *80 % interval*.
 #
-# **Predict.** Where in a T1c → CT slice is it widest?
+# **Predict.** Where in the slice is it widest, and is a wide interval wide enough?
 
 # %%
-drawn, half_width = translator.interval(x_source[row][None, None], source, target)
-draw_uncertainty(drawn[0, 0], half_width[0, 0], x_target[row], target, pixel_mm, mask[row])
-
-# %%
-drawn, half_width = translator.interval(x_source[:, None], source, target)
-error = (drawn[:, 0] - x_target).abs()
-draw_reliability(half_width[:, 0][mask], error[mask], target)
+drawn, half_width = (stack[:, 0] for stack in translator.interval(x_source[:, None], source, target))
+display(draw_uncertainty(drawn[row], half_width[row], x_target[row], target, pixel_mm, mask[row]))
+draw_reliability(half_width[mask], (drawn - x_target).abs()[mask], target)
 
 # %% [markdown]
-# **Read.** On the dashed line an interval is as wide as it has to be; below it, wider than needed. The same patients chose
-# the decoder and set the width, so the line is met on average by construction; the *slope* is what the network has learned.
-# A map that is bright where the error is large tells a planner where not to trust the picture. It is no promise for one
-# pixel, and it was calibrated on patients like these: another scanner, and it may be wrong without saying so. Lesson 04
-# asks the test patients whether 80 % are 80 %.
+# **Read.** On the dashed line an interval is as wide as it has to be; below it, wider than needed. The same patients chose the
+# decoder and set the width, so the line is met on average by construction; the *slope* is what the network has learned. A
+# rising curve tells a planner where not to trust the picture; a falling one misleads. It was calibrated on patients like these:
+# with another scanner it may be wrong without saying so. Lesson 04 asks the test patients whether 80 % are 80 %.
 #
 # ### Explore 2: the translator
 #
@@ -592,12 +562,13 @@ explore_translation(translator, held_out, pixel_mm, (source, target))
 
 # %% [markdown]
 # **Read.** Errors larger than their interval sit where the source shows a wrong edge or none: bone against air in MR.
-# There the profile is too low and too wide, a bet on the mean, as section 2 said L2 would, and L1 where it is unsure.
+# There the profile is the median of what the network thinks possible (section 2), and the interval has to be wide.
 #
 # ### Explore 3: one more source
 #
 # In the clinic some images exist and some do not. Tick those that do. Bars: the error of this slice from each set of the
-# ticked sources; diamonds: the interval the decoder claims (for pairs its width is borrowed, our choice).
+# ticked sources; diamonds: the interval the decoder claims (a pair was not calibrated and takes the mean calibration factor
+# of the other sets, our choice).
 #
 # **Predict.** Which second source is worth its scan, and does the interval shrink where the error does?
 
@@ -614,7 +585,7 @@ for sources, to in translator.fusions():
 
 # %% [markdown]
 # **Read.** Below 100 % the further sources help, above they confuse. A source that shows the same physics carries most;
-# after it there is little to win. An interval that does not move when the error does is worth no scan either.
+# after it there is little to win. A diamond that stays while its bar shrinks says that the interval has not noticed.
 #
 # ## Check yourself
 #
@@ -625,9 +596,9 @@ for sources, to in translator.fusions():
 #
 # <details><summary>Answers 1 and 2</summary>
 #
-# 1: Yes. (Section 7: a misplaced edge costs twice, where it is and where it should be.) A blurred edge costs little
-# at both places. 2: The better of two noisy numbers is always too good, so the patients we choose on cannot judge the
-# choice. (Section 5.)
+# 1: Yes, although L1 likes sharp answers (section 2). A misplaced sharp edge costs twice, where it is and where it should
+# be (section 7); a blurred one costs little at both places. 2: The better of two noisy numbers is on average too good, so the
+# patients we choose on cannot judge the choice. (Section 5.)
 #
 # </details>
 
@@ -644,26 +615,29 @@ print(f"same spectrum: {same_spectrum}; mean error of the mirrored truth: {error
 # ## So: can we sharpen without inventing?
 
 # %%
-print(f"Fine-tuning changed the validation error by {-gain[best]:+.1f} % ({best}) to {-gain[worst]:+.1f} % ({worst}), "
-      f"and the power of fine detail in {source} → {target} from {fine_share['mapped']:.0f} % to "
-      f"{fine_share['finetuned']:.0f} % of the truth's. "
-      f"The U-Net had the lower error in {len(wins['unet'])} of {len(final)} directions, stage 3 without latents in "
+print(f"Against the better of the two decoders that it does not train, stage 3 changed the validation error by "
+      f"{-gain[best]:+.1f} % ({best}) to {-gain[worst]:+.1f} % ({worst}; where it lost, the other was kept), and the power of "
+      f"fine detail in {source} → {target} from {fine_share['mapped']:.1f} % to {fine_share['finetuned']:.1f} % of the truth's.")
+print(f"The U-Net had the lower error in {len(wins['unet'])} of {len(final)} directions, stage 3 without latents in "
       f"{len(wins['control'])} (n = {len(validation)} patient(s)).")
 here = measured[f"{source}>{target}"]
-sharper, nearer = fine_share["finetuned"] > fine_share["mapped"], here["finetuned"] < here["mapped"]
-verdict = {(True, True): "yes", (False, True): "not sharper, but truer", (True, False): "no: the new detail is false",
-           (False, False): "no"}[sharper, nearer]
-print(f"{source} → {target}, fine-tuned beside mapped: sharper {'yes' if sharper else 'no'}, nearer to the truth "
-      f"{'yes' if nearer else 'no'} (error {100 * here['finetuned'] / here['mapped'] - 100:+.1f} %). So: {verdict}.")
+sharper, nearer = fine_share["finetuned"] / fine_share["mapped"], here["finetuned"] / here["mapped"]
+detail = "softer" if sharper < 0.95 else "sharper" if sharper > 1.1 else "as sharp"    # less would be noise: our limits
+verdict = {"softer": "truer, but softer", "as sharp": "truer, hardly sharper", "sharper": "yes, here"}[detail] if nearer < 0.95 \
+    else "no: the new detail is not true" if detail == "sharper" else "no"
+print(f"{source} → {target}, fine-tuned beside mapped: {sharper:.2f} times the fine detail, {nearer:.2f} times the error "
+      f"({here['finetuned'] * to_shown:.0f} {unit} in the body are left). So: {verdict}.")
+if responses:
+    _, kept, elsewhere = responses["vaelite"]
+    print(f"A planted lesion (CBCT → CT, n = {len(validation)}): {kept:.0f} % of its contrast is kept, and elsewhere the slice "
+          f"changes by up to {elsewhere:.0f} % of it. Invented lesions are counted on the test patients: lesson 04, section 7.")
 
 # %% [markdown]
-# **What we did.** We split the error into what the tokenizer cannot hold and what the mapper does not know,
-# fine-tuned the decoder with the source at hand, kept the old decoder where it is better, and measured sharpness,
-# error and honesty. The run now holds the stages `decoder`, `unet` and `control`.
+# **What we did.** We split the error into what the tokenizer cannot hold and what the mapper does not know, fine-tuned the
+# decoder with the source at hand, and measured sharpness, error and honesty. The run now holds the stages `decoder`, `unet` and `control`.
 #
 # **What it cannot do.** Where the source does not tell bone from air, no decoder can know; it can only bet. The
-# numbers are of few validation patients, on whom the choice was also made. A phantom's lesion is a disc, a patient's
-# is not.
+# numbers are of few validation patients, on whom the choice was also made.
 #
 # **Next.** Lesson 04 opens the test patients, once, and asks whether the pictures are good enough to plan a dose on.
 # To use your own patients, put case folders into a folder of `data/` and name it in `data_dir`.

@@ -111,7 +111,7 @@ def cohort(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def finished(cohort, tmp_path_factory) -> Path:
-    """A run folder after all four lessons, for the tests of the lessons. Do not write into it."""
+    """A run folder after all four lessons, for the tests of the lessons and of the browser. Do not write into it."""
     from vaelite.__main__ import main
 
     run = tmp_path_factory.mktemp("runs") / "phantom-smoke"

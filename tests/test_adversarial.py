@@ -4,14 +4,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vaelite.adversarial import Adversary
-from vaelite.cases import load_cases
+from vaelite.data.cases import load_cases
 from vaelite.errors import VaeliteError
+from vaelite.models.adversarial import Adversary
 from vaelite.profiles import profile
-from vaelite.resume import Resume
 from vaelite.runs import open_run
 from vaelite.stages import adversary_of, finetune_decoder, train_mapper, train_vae
-from vaelite.train import FitConfig, fit, has_bf16
+from vaelite.training.resume import Resume
+from vaelite.training.train import FitConfig, fit, has_bf16
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 KNOBS = {"data.size": 32, "vae_fit.steps": 4, "mapper_fit.steps": 2, "decoder_fit.steps": 4, "mapper.depth": 1}

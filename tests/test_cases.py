@@ -13,13 +13,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-
 from conftest import REAL_DATA, TINY_SHAPE, TINY_SPACING_MM, tiny_patient, write_nifti
-from vaelite import cases
-from vaelite.cases import load_cases
+
+from vaelite.data import cases
+from vaelite.data.cases import load_cases
+from vaelite.data.slices import fit_in_plane, load_slices, unfit_in_plane
+from vaelite.data.volumes import load_volume, save_volume
 from vaelite.errors import VaeliteError
-from vaelite.slices import fit_in_plane, load_slices, unfit_in_plane
-from vaelite.volumes import load_volume, save_volume
 
 
 @pytest.fixture
@@ -163,9 +163,18 @@ def test_padding_behind_the_image_is_harmless(plain_ct):
     (280, "<4f", (0.0, 0.0, 0.0, 0.0), "singular"),
     (280, "<4f", (float("nan"), 0.0, 0.0, 0.0), "singular or not finite"),
     (280, "<4f", (-0.002, 0.0, 0.0, 0.0), "metre or micron"),
+    (268, "<f", (38.0,), "7.0 mm apart"),                    # the qform's first offset; the sform's is 31
+    (112, "<2f", (float("nan"), 0.0), "scale is no number"),
+    (112, "<2f", (float("inf"), 0.0), "scale is no number"),
+    (112, "<2f", (1.0, float("nan")), "scale is no number"),
 ])
 def test_headers_that_cannot_be_true(plain_ct, offset, layout, values, expected):
     assert expected in refusal(patched(plain_ct, offset, layout, *values))
+
+
+def test_voxel_sizes_that_contradict_the_affine(plain_ct):
+    patched(plain_ct, 80, "<3f", 9.0, 9.0, 9.0)
+    assert "9 x 9 x 9 mm (pixdim)" in refusal(patched(plain_ct, 252, "<h", 0))    # without a qform nothing else uses them
 
 
 def test_absurd_header_in_a_gz_is_refused_before_allocation(tmp_path, plain_ct):

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from vaelite.comparison import bootstrap_interval, holm, paired_comparison
 from vaelite.errors import VaeliteError
-from vaelite.evaluation import comparison_rows
-from vaelite.report import comparison_table
+from vaelite.evaluation.comparison import bootstrap_interval, half_widths, holm, paired_comparison
+from vaelite.evaluation.images import comparison_rows
+from vaelite.evaluation.report import comparison_table
 
 
 @pytest.mark.parametrize("n", [6, 17])
@@ -82,3 +82,21 @@ def test_the_table_states_n_and_says_when_no_proof_is_possible(n):
     text = comparison_table({"rows": comparison_rows(json.loads(json.dumps(rows_of_two_methods(n))))}, "CT")
     assert f"{n} of {n} | " in text and "U-Net" in text and "95 % interval" in text
     assert ("can reach 0.05" in text) == (n == 6)
+    assert ("below 0.05 it needs n >= 6, corrected over 2 comparisons n >= 7" in text) == (n == 1)
+
+
+def test_the_half_width_is_that_of_scipy_and_unknown_for_one_patient():
+    values = [40.0, 50.0, 47.0]
+    low, high = stats.t.interval(0.95, 2, np.mean(values), stats.sem(values))
+    assert np.isnan(half_widths(values)[0]) and half_widths(values)[2] == pytest.approx((high - low) / 2)
+
+
+@pytest.mark.parametrize("judge", [lambda x: bootstrap_interval(x), lambda x: paired_comparison(x, [1.0, 2.0, 3.0]), lambda x: holm(x)])
+def test_a_value_that_is_no_number_is_refused(judge):
+    with pytest.raises(VaeliteError, match="NaN or infinite"):
+        judge([0.1, float("nan"), 0.2])
+
+
+def test_two_perfect_psnr_have_no_difference():
+    with pytest.raises(VaeliteError, match="agree in every voxel"):
+        paired_comparison([float("inf"), 30.0, 31.0], [float("inf"), 29.0, 30.0])

@@ -9,12 +9,20 @@ import torch
 from safetensors.torch import save_file
 from scipy import linalg, ndimage
 
-from vaelite.distribution import (Extractor, encoder_extractor, frechet_distance, frechet_name, inception_extractor, kid,
-                                  same_law_null, texture_extractor)
 from vaelite.errors import VaeliteError
-from vaelite.evaluation import distribution_rows
-from vaelite.report import distribution_table
-from vaelite.vae import VAE, VAEConfig
+from vaelite.evaluation.distribution import (
+    Extractor,
+    encoder_extractor,
+    frechet_distance,
+    frechet_name,
+    inception_extractor,
+    kid,
+    same_law_null,
+    texture_extractor,
+)
+from vaelite.evaluation.images import distribution_rows
+from vaelite.evaluation.report import distribution_table
+from vaelite.models.vae import VAE, VAEConfig
 
 HAS_TORCHVISION = importlib.util.find_spec("torchvision") is not None
 
@@ -110,6 +118,19 @@ def test_frechet_distance_of_the_same_law_falls_with_n_and_is_never_zero():
         frechet_distance(np.zeros((1, 3)), np.zeros((5, 3)))
 
 
+@pytest.mark.parametrize("distance", [kid, frechet_distance])
+def test_features_that_cannot_be_compared_are_refused(distance):
+    with pytest.raises(VaeliteError, match="one extractor"):
+        distance(np.zeros((4, 3)), np.zeros((4, 2)))
+    with pytest.raises(VaeliteError, match="NaN or infinite"):
+        distance(np.full((4, 3), np.nan), np.zeros((4, 3)))
+
+
+def test_every_image_needs_a_patient():
+    with pytest.raises(VaeliteError, match="patient labels"):
+        kid(np.zeros((4, 3)), np.zeros((4, 3)), ["a", "b"], ["a", "b", "c", "d"])
+
+
 def pictures(n: int, size: int = 64, sigma: float = 1.0, seed: int = 0) -> torch.Tensor:
     noise = np.random.default_rng(seed).normal(size=(n, size, size))
     smooth = ndimage.gaussian_filter(noise, (0, sigma, sigma))
@@ -136,7 +157,8 @@ def test_textures_ignore_brightness_and_turn_with_the_picture(size):
 
 def test_our_own_encoder_warns_that_it_is_circular():
     extractor = encoder_extractor(VAE(VAEConfig()).eval())
-    assert "circular" in extractor.warning and extractor(pictures(3)).shape == (3, 32)
+    with pytest.warns(UserWarning, match="circular"):
+        assert extractor(pictures(3)).shape == (3, 32)
 
 
 def test_only_inception_may_be_called_fid(tmp_path):

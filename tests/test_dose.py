@@ -8,13 +8,21 @@ import logging
 import numpy as np
 import pytest
 
-from vaelite.altered_ct import SWEEPS, bulk_density, noise, shifted, truncated, water
-from vaelite.dose import (
-    DoseConfig, depth_dose_in_water, load_plan, plan_imrt, radiological_depth, recalculate, relative_density_table, save_plan,
+from vaelite.dose.altered_ct import SWEEPS, bulk_density, noise, shifted, truncated, water
+from vaelite.dose.evaluation import one_beam_table, telling_curves
+from vaelite.dose.gamma import gamma_map, gamma_of_slice, gamma_pass_rate
+from vaelite.dose.metrics import dvh, dvh_metrics, target_dose_error, target_dose_shift
+from vaelite.dose.plan import (
+    DoseConfig,
+    depth_dose_in_water,
+    load_plan,
+    plan_imrt,
+    radiological_depth,
+    recalculate,
+    relative_density_table,
+    save_plan,
 )
-from vaelite.dose_metrics import dvh, dvh_metrics, target_dose_error, target_dose_shift
 from vaelite.errors import VaeliteError
-from vaelite.gamma import gamma_map, gamma_pass_rate
 
 SHAPE, SPACING_MM = (24, 48, 48), (6.0, 4.5, 4.5)           # z y x
 CONFIG = DoseConfig(n_fields=5, bixel_mm=12.0, grid_mm=5.0, iterations=40)
@@ -107,7 +115,7 @@ def test_denser_bone_lowers_the_dose_behind_it(plan, head):
 
 def test_fields_are_the_sum_of_their_beamlets(head):
     """One open field of uneven fluence against pyRadPlan's own sum over beamlets: same engine, two routes."""
-    from vaelite import dose
+    from vaelite.dose import plan as dose
 
     ct_hu, structures, body = head
     config = dataclasses.replace(CONFIG, n_fields=3, iterations=10, lateral_cutoff_mm=120.0)
@@ -143,6 +151,22 @@ def test_depth_dose_of_6_mv_in_water():
 def test_density_table_is_water_at_zero_hu_and_rises():
     hu, density = relative_density_table()
     assert np.interp(0, hu, density) == 1 and np.all(np.diff(hu) > 0) and np.all(np.diff(density) >= 0)
+
+
+def test_air_taken_for_water_costs_its_whole_length():
+    line = one_beam_table({"cavity": (-1000, 0, 25), "nothing": (0, 0, 100)}, percent_per_mm=0.4).splitlines()
+    name, off, shift_mm, dose = (cell.strip() for cell in line[2].strip("|").split("|"))
+    assert (name, off) == ("cavity", "1000") and float(shift_mm) == pytest.approx(25, abs=0.2)
+    assert float(dose.removesuffix(" %")) == pytest.approx(-10, abs=0.1) and "+0.0" in line[3]
+
+
+def test_the_organ_drawn_is_the_one_whose_mean_is_most_wrong():
+    planned = np.full((2, 2, 3), 10.0)
+    masks = {name: np.arange(12).reshape(2, 2, 3) % 3 == i for i, name in enumerate(("PTV", "Parotid_L", "SpinalCord"))}
+    other = planned + 1.0 * masks["PTV"] - 0.5 * masks["Parotid_L"] + 0.2 * masks["SpinalCord"]
+    doses = {"plan": planned, "vaelite": other}
+    assert list(telling_curves(doses, masks, "PTV")) == ["PTV", "Parotid_L"]
+    assert list(telling_curves(doses, {"PTV": masks["PTV"]}, "PTV")) == ["PTV"]
 
 
 def test_radiological_depth_of_a_water_tank_is_the_depth(plan, head):
@@ -182,11 +206,20 @@ def test_planning_is_silent(head, capfd):
     assert capfd.readouterr() == ("", "") and logging.getLogger("pyRadPlan").level == level
 
 
+def one_voxel(mask: np.ndarray) -> np.ndarray:
+    """A voxel of the mask that the coarser dose grid has no point in."""
+    z, y, x = np.argwhere(mask)[0]
+    found = np.zeros_like(mask)
+    found[z, y, x] = True
+    return found
+
+
 @pytest.mark.parametrize("spoil, message", [
     (lambda a: a.update(ct_hu=a["ct_hu"][1:]), "resample"),
     (lambda a: a.update(ct_hu=np.where(a["body"], np.nan, a["ct_hu"])), "not finite"),
     (lambda a: a.update(ct_hu=a["ct_hu"] / 1500), "no Hounsfield units"),
     (lambda a: a.update(ct_hu=np.full(SHAPE, 40.0)), "no Hounsfield units"),
+    (lambda a: a.update(ct_hu=a["ct_hu"] + 1024), "offset of -1024"),
     (lambda a: a.update(body=np.zeros(SHAPE, bool)), "No body"),
     (lambda a: a.update(body=None), "No body"),
     (lambda a: a.update(prescriptions_gy={}), "No prescription"),
@@ -195,6 +228,8 @@ def test_planning_is_silent(head, capfd):
     (lambda a: a.update(prescriptions_gy={"PTV": -1.0}), "above 0 Gy"),
     (lambda a: a.update(body=a["body"] & ~ellipsoid((22, -5, 0), (12, 12, 12))), "outside the body"),
     (lambda a: a["structures"].update(PTV=np.ones((2, 2, 2), bool)), "one grid"),
+    (lambda a: (a["structures"].update(Boost=one_voxel(a["structures"]["PTV"])), a.update(prescriptions_gy={"PTV": 56.0, "Boost": 70.0})),
+     "Boost is too small"),
 ])
 def test_bad_input_to_a_plan_is_refused(head, spoil, message):
     ct_hu, structures, body = head
@@ -314,6 +349,12 @@ def test_dvh_refuses_an_empty_structure_and_another_grid(plan, head):
             error(plan.dose_gy, plan.dose_gy[1:], 70.0)
         with pytest.raises(VaeliteError, match="not finite"):
             error(plan.dose_gy, np.full(SHAPE, np.nan, np.float32), 70.0)
+        with pytest.raises(VaeliteError, match="reference dose is not finite"):
+            error(np.where(plan.dose_gy == plan.dose_gy.max(), np.nan, plan.dose_gy), plan.dose_gy, 70.0)
+        with pytest.raises(VaeliteError, match="above 0 Gy"):
+            error(plan.dose_gy, plan.dose_gy, 0.0)
+    with pytest.raises(VaeliteError, match="no mask of 0 and 1"):
+        dvh(plan.dose_gy, 0.3 * head[2])
 
 
 def test_target_dose_error_of_a_scaled_dose_by_hand():
@@ -409,6 +450,16 @@ def test_three_percent_more_dose_in_the_plateau():
     assert rates == {2.0: 0.0, 2.9: 0.0, 3.1: 100.0}
 
 
+@pytest.mark.parametrize("z", [0, 4, -1])
+def test_gamma_of_one_slice_is_that_slice_of_the_whole(z):
+    reference, evaluated = smooth_dose(), smooth_dose(shift_mm=0.7, seed=3)
+    z %= len(reference)
+    settings = {"dose_percent": 2, "distance_mm": 2, **GAMMA}
+    alone = gamma_of_slice(reference, evaluated, (3.0, 2.5, 2.0), z, **settings)
+    np.testing.assert_array_equal(alone[z], gamma_map(reference, evaluated, (3.0, 2.5, 2.0), **settings)[z])
+    assert np.isnan(np.delete(alone, z, axis=0)).all()
+
+
 def test_gamma_does_not_depend_on_the_units_of_dose_and_length():
     reference, evaluated, spacing = smooth_dose(), smooth_dose(shift_mm=0.7, seed=3), np.array([3.0, 2.5, 2.0])
     plain = gamma_map(reference, evaluated, spacing, dose_percent=2, distance_mm=2, **GAMMA)
@@ -443,6 +494,10 @@ def test_gamma_returns_every_parameter_it_depends_on():
     ({"distance_mm": -1.0}, "distance_mm"),
     ({"normalisation_gy": 7000.0}, "cut-off"),
     ({"max_gamma": 1.0}, "max_gamma"),
+    ({"steps": 2.5}, "whole number"),
+    ({"spacing_mm": (0.0, 2.5, 2.0)}, "three positive numbers"),
+    ({"spacing_mm": (float("nan"), 2.5, 2.0)}, "three positive numbers"),
+    ({"spacing_mm": (2.5, 2.0)}, "three positive numbers"),
     ({"reference_gy": np.ones((9, 9)), "evaluated_gy": np.ones((9, 9))}, "three axes"),
 ])
 def test_bad_input_to_gamma_is_refused(change, message):

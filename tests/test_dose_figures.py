@@ -1,17 +1,33 @@
 """Pictures of dose: what they show is what was computed, and every axis says its quantity and unit."""
 from __future__ import annotations
 
+import itertools
 import re
 
 import numpy as np
 import pytest
 
-from vaelite import dose_figures, figures
-from vaelite.dose_metrics import dvh
-from vaelite.dose_figures import (draw_comparison, draw_density_table, draw_depth_dose, draw_dose_difference, draw_dose_wash,
-                                  draw_dvh, draw_error_against_dose, draw_errors_by_patient, draw_gamma, draw_mean_against_n,
-                                  draw_pass_rates, draw_response, draw_sensitivity)
+from vaelite import figures
+from vaelite.dose import figures as dose_figures
+from vaelite.dose.figures import (
+    draw_comparison,
+    draw_density_table,
+    draw_depth_dose,
+    draw_dose_difference,
+    draw_dose_view,
+    draw_dose_wash,
+    draw_dvh,
+    draw_error_against_dose,
+    draw_errors_by_patient,
+    draw_gamma,
+    draw_mean_against_n,
+    draw_pass_rates,
+    draw_response,
+    draw_sensitivity,
+)
+from vaelite.dose.metrics import dvh
 from vaelite.errors import VaeliteError
+from vaelite.evaluation.report import BULK_METHODS, METHODS, dose_label
 
 SHAPE, SPACING_MM = (10, 24, 20), (3.0, 2.0, 2.0)
 CURVE = {"unit": "% of the true HU", "amount": [50, 100, 150], "ME_target": [1.5, 0.0, -1.5], "gamma 2%/2mm": [99.9, 100, 99.8],
@@ -40,7 +56,7 @@ def all_figures(p: dict) -> dict:
         "gamma": draw_gamma(p["ct"], p["gamma"], SPACING_MM, "finding", 6),
         "comparison": draw_comparison(p["ct"], p["ct"], p["dose"], p["higher"], p["gamma"], SPACING_MM, 70.0, "finding", 6),
         "depth": draw_depth_dose(np.linspace(0.1, 30, 50), np.linspace(100, 20, 50), "finding"),
-        "rates": draw_pass_rates({"CBCT by unet": {"2 %/2 mm": 99.0, "1 %/1 mm": 90.0}}, "finding"),
+        "rates": draw_pass_rates({("CBCT", "unet"): {"2 %/2 mm": 99.0, "1 %/1 mm": 90.0}}, "finding"),
         "points": draw_error_against_dose({"MAE [HU]": ("rank correlation", [("vaelite", "CBCT", 40.0, 0.5),
                                                                              ("copy", "T1c", 90.0, 2.0)])}, "finding"),
         "density": draw_density_table(np.array([-1000.0, 0, 3000]), np.array([0.0, 1, 2.5]), {"bone": (250, 3000)}, "finding"),
@@ -123,16 +139,33 @@ def test_the_target_is_outlined_and_named_on_a_map(patient, draw):
     assert not draw_gamma(p["ct"], p["gamma"], SPACING_MM, "finding", 6).axes[0].collections
 
 
+@pytest.mark.parametrize("view", ["dose", "difference", "gamma 2 %/2 mm"])
+def test_each_view_says_how_far_the_target_is_off(patient, view):
+    doses = {"CT": patient["dose"], "vaelite/T1c": patient["higher"]}
+    settings = {"normalisation_gy": 70.0, "cutoff_percent": 10.0, "mode": "global"}
+    figure = draw_dose_view(patient["ct"], doses, patient["masks"], "PTV", SPACING_MM, settings, "vaelite/T1c", view, 6)
+    said = " ".join(ax.get_title(loc="left") + ax.get_title() for ax in figure.axes) + figure.get_suptitle()
+    percent = 2 * patient["dose"][patient["dose"] >= 0.9 * 70].mean() / 70           # every dose is 2 % higher
+    assert f"vaelite from T1c: MAE_target {percent:.1f} %" in said.replace("\n", " ").replace("\u00a0", " ")
+
+
 def test_equal_pass_rates_do_not_hide_each_other():
     same = {"2 %/2 mm": 99.0, "1 %/1 mm": 90.0}
-    lines = draw_pass_rates({"T2w by ridge": same, "T2w by vaelite": same}, "finding").axes[0].lines
+    lines = draw_pass_rates({("T2w", "ridge"): same, ("T2w", "vaelite"): same}, "finding").axes[0].lines
     first, second = (line.get_xdata() for line in lines[:2])
     assert (np.abs(first - second) > 0.05).all() and np.abs(first - [0, 1]).max() < 0.3
 
 
+def test_every_dose_has_a_colour_and_marker_of_its_own():
+    keys = [*itertools.product(("CBCT", "T1c", "T2w"), METHODS), *(("CT", method) for method in BULK_METHODS)]
+    lines = draw_pass_rates({key: {"2 %/2 mm": 99.0} for key in keys}, "finding").axes[0].lines[:len(keys)]
+    assert len({(line.get_color(), line.get_marker()) for line in lines}) == len(keys)
+    assert [line.get_label() for line in lines] == [dose_label(*key) for key in keys]
+
+
 def test_rates_near_100_percent_are_told_apart_by_what_fails():
-    lines = draw_pass_rates({"T2w by ridge": {"2 %/2 mm": 99.0, "1 %/1 mm": 90.0},
-                             "T2w by vaelite": {"2 %/2 mm": 100.0, "1 %/1 mm": 99.9}}, "finding").axes[0].lines
+    lines = draw_pass_rates({("T2w", "ridge"): {"2 %/2 mm": 99.0, "1 %/1 mm": 90.0},
+                             ("T2w", "vaelite"): {"2 %/2 mm": 100.0, "1 %/1 mm": 99.9}}, "finding").axes[0].lines
     assert np.allclose(lines[0].get_ydata(), [1, 10])
     assert np.allclose(lines[1].get_ydata(), [dose_figures.FEWEST_FAIL, 0.1]), "none fails: on the floor, not off the axis"
 
@@ -156,6 +189,16 @@ def test_left_and_right_of_one_colour_share_an_entry_of_the_legend():
     names = ["PTV", "Submandibular_L", "Parotid_L", "Parotid_R", "Submandibular_R"]
     labels = [handle.get_label() for handle in dose_figures.structure_handles(names)]
     assert labels == ["PTV", "Submandibular_L, _R", "Parotid_L", "Parotid_R"]
+
+
+def test_a_whisker_shows_the_error_that_the_signed_mean_hides():
+    axes = draw_errors_by_patient({"water": [-0.1, 0.2]}, "finding", largest={"water": 3.0}).axes[0]
+    assert np.array_equal(axes.lines[1].get_xydata(), [[-3, 0], [3, 0]]) and axes.get_xlim()[1] > 3
+
+
+def test_one_patient_has_a_mean_and_no_interval():
+    (_, _, (bars,)), = draw_mean_against_n([40.0, 50.0], [np.nan, 60.0], "HU", "finding").axes[0].containers
+    assert not bars.get_segments()[0].size and np.array_equal(bars.get_segments()[1], [[2, -15], [2, 105]])
 
 
 def test_the_lesion_keeps_its_place_and_size():

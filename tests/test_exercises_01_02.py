@@ -47,6 +47,8 @@ WRONG = {
         "no mean at all": lambda p, m, c: c.T @ (c @ p),
         "coefficients only": lambda p, m, c: c @ (p - m),
         "first pattern only": lambda p, m, c: m + c[0] * (c[0] @ (p - m)),
+        "not turned back": lambda p, m, c: m + c @ (p - m),
+        "turned at once": lambda p, m, c: m + c.T @ (p - m),
     },
     ("01_vae", "sample"): {
         "variance for sigma": lambda mean, logvar, noise: mean + math.exp(logvar) * noise,
@@ -55,16 +57,25 @@ WRONG = {
         "mean forgotten": lambda mean, logvar, noise: math.exp(0.5 * logvar) * noise,
         "minus": lambda mean, logvar, noise: mean - math.exp(0.5 * logvar) * noise,
         "no noise": lambda mean, logvar, noise: mean + math.exp(0.5 * logvar),
+        "one number only": lambda mean, logvar, noise: mean + math.exp(logvar / 2) * noise,
+        "detached": lambda mean, logvar, noise: mean + torch.exp(logvar.detach() / 2) * noise,
     },
     ("01_vae", "kl"): {
         "always zero": lambda mu, logvar: 0.0,
-        "half forgotten": lambda mu, logvar: mu**2 + math.exp(logvar) - 1 - logvar,
-        "one forgotten": lambda mu, logvar: 0.5 * (mu**2 + math.exp(logvar) - logvar),
-        "sign of logvar": lambda mu, logvar: 0.5 * (mu**2 + math.exp(logvar) - 1 + logvar),
-        "sigma for variance": lambda mu, logvar: 0.5 * (mu**2 + math.exp(logvar / 2) - 1 - logvar / 2),
-        "mu not squared": lambda mu, logvar: 0.5 * (abs(mu) + math.exp(logvar) - 1 - logvar),
+        "half forgotten": lambda mu, logvar: mu**2 + torch.exp(logvar) - 1 - logvar,
+        "one forgotten": lambda mu, logvar: 0.5 * (mu**2 + torch.exp(logvar) - logvar),
+        "sign of logvar": lambda mu, logvar: 0.5 * (mu**2 + torch.exp(logvar) - 1 + logvar),
+        "sigma for variance": lambda mu, logvar: 0.5 * (mu**2 + torch.exp(logvar / 2) - 1 - logvar / 2),
+        "mu not squared, signed": lambda mu, logvar: 0.5 * (mu + torch.exp(logvar) - 1 - logvar),
+        "log sigma for log variance": lambda mu, logvar: 0.5 * (mu**2 + torch.exp(logvar) - 1 - logvar / 2),
+        "mu not squared": lambda mu, logvar: 0.5 * (abs(mu) + torch.exp(logvar) - 1 - logvar),
+        "variance squared": lambda mu, logvar: 0.5 * (mu**2 + torch.exp(logvar) ** 2 - 1 - logvar),
         "mean only": lambda mu, logvar: 0.5 * mu**2,
-        "in bits": lambda mu, logvar: 0.5 * (mu**2 + math.exp(logvar) - 1 - logvar) / math.log(2),
+        "logvar for variance": lambda mu, logvar: 0.5 * (mu**2 + logvar - 1 - logvar),
+        "math.exp": lambda mu, logvar: 0.5 * (mu**2 + math.exp(logvar) - 1 - logvar),
+        "terms exchanged": lambda mu, logvar: 0.5 * (mu**2 + logvar - 1 - torch.exp(logvar)),
+        "sign of all": lambda mu, logvar: -0.5 * (mu**2 + torch.exp(logvar) - 1 - logvar),
+        "in bits": lambda mu, logvar: 0.5 * (mu**2 + torch.exp(logvar) - 1 - logvar) / math.log(2),
     },
     ("02_latent_mapper", "least_squares"): {
         "no intercept": lambda x, y: torch.linalg.solve(x.T @ x, x.T @ y),
@@ -74,6 +85,8 @@ WRONG = {
         "known answer": lambda x, y: torch.tensor([2.0, -3.0, 0.0], dtype=torch.double),
         "large penalty": lambda x, y: torch.linalg.solve(
             with_ones(x).T @ with_ones(x) + torch.eye(3), with_ones(x).T @ y),
+        "X not squared": lambda x, y: torch.linalg.solve(with_ones(x), y),
+        "ones lie flat": lambda x, y: torch.cat([x, torch.ones(len(x))], 1),
         "mean of y as intercept": lambda x, y: torch.cat([torch.linalg.solve(x.T @ x, x.T @ y), y.mean()[None]]),
     },
     ("02_latent_mapper", "attention"): {
@@ -84,27 +97,59 @@ WRONG = {
         "wrong axis": lambda q, k, v: softmax(q, k, dim=0) @ v,
         "keys and queries exchanged": lambda q, k, v: softmax(k, q) @ v,
         "no softmax": lambda q, k, v: q @ k.T / math.sqrt(q.shape[1]) @ v,
+        "features compared": lambda q, k, v: torch.softmax(q.T @ k / math.sqrt(q.shape[1]), 1) @ v,
+        "nothing turned": lambda q, k, v: torch.softmax(q @ k / math.sqrt(q.shape[1]), 1) @ v,
         "causal": lambda q, k, v: torch.softmax(
             (q @ k.T / math.sqrt(q.shape[1])).masked_fill(torch.ones(3, 3).triu(1).bool(), -math.inf), 1) @ v,
     },
     ("02_latent_mapper", "skill"): {
         "ratio": lambda error, copy: error / copy,
+        "ratio turned over": lambda error, copy: copy / error,
+        "divided by the error": lambda error, copy: (copy - error) / error,
+        "turned over and from 1": lambda error, copy: 1 - copy / error,
+        "sign and scale": lambda error, copy: (error - copy) / copy,
         "difference": lambda error, copy: copy - error,
         "divided by its own error": lambda error, copy: (copy - error) / max(error, 1e-9),
         "never negative": lambda error, copy: max(0.0, 1 - error / copy),
         "squared": lambda error, copy: 1 - (error / copy) ** 2,
         "sign": lambda error, copy: error / copy - 1,
+        "percentage": lambda error, copy: 100 * (1 - error / copy),
     },
 }
 EXERCISES = list(WRONG)
+HINTS = {                                                    # the words that lead on from a mistake often made
+    ("01_vae", "projection", "not turned back"): "components.T",
+    ("01_vae", "projection", "turned at once"): "components.T",
+    ("01_vae", "sample", "minus"): "the sign is meant",
+    ("01_vae", "sample", "one number only"): "torch.exp",
+    ("01_vae", "sample", "detached"): "differentiated",
+    ("01_vae", "kl", "one forgotten"): "the - 1",
+    ("01_vae", "kl", "logvar for variance"): "exp(logvar)",
+    ("01_vae", "kl", "terms exchanged"): "exp(logvar)",
+    ("01_vae", "kl", "math.exp"): "torch.exp",
+    ("01_vae", "kl", "mu not squared"): "square mu",
+    ("01_vae", "kl", "mu not squared, signed"): "square mu",
+    ("01_vae", "kl", "log sigma for log variance"): "half of it",
+    ("02_latent_mapper", "least_squares", "X not squared"): "X.T @ X",
+    ("02_latent_mapper", "least_squares", "ones lie flat"): "a column (n, 1)",
+    ("02_latent_mapper", "attention", "features compared"): "q @ k.T is (n, n)",
+    ("02_latent_mapper", "attention", "nothing turned"): "q @ k.T is (n, n)",
+    ("02_latent_mapper", "attention", "keys and queries exchanged"): "q @ k.T, not k @ q.T",
+    ("02_latent_mapper", "skill", "ratio"): "1 minus it",
+    ("02_latent_mapper", "skill", "difference"): "has a unit",
+    ("02_latent_mapper", "skill", "sign and scale"): "sign turned",
+    ("02_latent_mapper", "skill", "divided by the error"): "not by the error",
+    ("02_latent_mapper", "skill", "ratio turned over"): "turned over",
+    ("02_latent_mapper", "skill", "turned over and from 1"): "not turned over",
+    ("02_latent_mapper", "skill", "percentage"): "as a percentage",
+}
 RIGHT = {                                                    # other ways to write it than the hidden solution's
     ("01_vae", "sample"): {
-        "math.exp": lambda mean, logvar, noise: mean + math.exp(logvar / 2) * noise,
         "method of a tensor": lambda mean, logvar, noise: mean + (0.5 * logvar).exp() * noise,
         "square root": lambda mean, logvar, noise: mean + torch.sqrt(torch.exp(logvar)) * noise,
     },
     ("01_vae", "kl"): {
-        "math.exp": lambda mu, logvar: (mu**2 + math.exp(logvar) - 1 - logvar) / 2,
+        "halved at the end": lambda mu, logvar: (mu**2 + torch.exp(logvar) - 1 - logvar) / 2,
         "method of a tensor": lambda mu, logvar: 0.5 * (mu.square() + logvar.exp() - 1 - logvar),
         "its logarithm taken": lambda mu, logvar: 0.5 * (mu**2 + torch.exp(logvar) - 1 - torch.exp(logvar).log()),
     },
@@ -138,6 +183,7 @@ def test_a_wrong_answer_is_rejected_with_a_hint(exercise, answer):
     with pytest.raises(AssertionError) as rejected:
         check(WRONG[exercise][answer])
     assert len(str(rejected.value)) > 15, "a rejected answer deserves a hint"
+    assert HINTS.get((*exercise, answer), "") in str(rejected.value)
 
 
 @pytest.mark.parametrize(

@@ -55,26 +55,31 @@ WRONG = {
         "sum": lambda a, b, v, w, c, c1=1e-4, c2=1e-4: ((2 * a * b + c1) / (a**2 + b**2 + c1) + (2 * c + c2) / (v + w + c2)) / 2,
         "constants below only": lambda a, b, v, w, c, c1=1e-4, c2=1e-4: 4 * a * b * c / ((a**2 + b**2 + c1) * (v + w + c2)),
         "constants swapped": lambda a, b, v, w, c, c1=1e-4, c2=1e-4: (2 * a * b + c2) / (a**2 + b**2 + c2) * (2 * c + c1) / (v + w + c1),
+        "no constants": lambda a, b, v, w, c, c1=1e-4, c2=1e-4: 4 * a * b * c / ((a**2 + b**2) * (v + w)),
+        "one number a window": lambda a, b, v, w, c, c1=1e-4, c2=1e-4: np.ones(3),
         "constants typed": lambda a, b, v, w, c, c1=1e-4, c2=1e-4: (2 * a * b + 1e-4) / (a**2 + b**2 + 1e-4) * (2 * c + 1e-4) / (v + w + 1e-4)},
     "my_choice": {
+        "the error": lambda e: {name: min(of.values()) for name, of in e.items()},
         "always the new one": first,
         "the larger error": lambda errors: {name: max(e, key=e.get) for name, e in errors.items()},
-        "one for all": lambda errors: dict.fromkeys(errors, min(("mapped", "finetuned"), key=lambda m: sum(e[m] for e in errors.values()))),
+        "one for all": lambda errors: dict.fromkeys(errors, min(next(iter(errors.values())), key=lambda m: sum(e[m] for e in errors.values()))),
+        "two of the three": lambda errors: {name: min(("mapped", "finetuned"), key=e.get) for name, e in errors.items()},
         "only the better ones": lambda errors: {name: "finetuned" for name, e in errors.items() if e["finetuned"] < e["mapped"]},
-        "from memory": lambda errors: {name: "mapped" if name == "CBCT>CT" else "finetuned" for name in errors},
+        "from memory": lambda errors: {"CBCT>CT": "blended", "T1c>CT": "finetuned", "T2w>CT": "mapped"},
         "below a limit": lambda errors: {name: "mapped" if e["mapped"] < 0.025 else "finetuned" for name, e in errors.items()}},
     "my_body_mae": {
         "multiplied": lambda mae, f: mae * f, "the same": lambda mae, f: mae, "the rest": lambda mae, f: mae / (1 - f + 1e-12),
-        "root": lambda mae, f: mae / math.sqrt(f), "added": lambda mae, f: mae * (2 - f)},
+        "root": lambda mae, f: mae / math.sqrt(f), "added": lambda mae, f: mae * (2 - f), "a list": lambda mae, f: [mae / f]},
     "my_transmission": {
         "grows": lambda mu, d: math.exp(np.dot(mu, d)), "linear": lambda mu, d: 1 - np.dot(mu, d),
         "sums multiplied": lambda mu, d: math.exp(-sum(mu) * sum(d)), "mean coefficient": lambda mu, d: math.exp(-np.mean(mu) * sum(d)),
         "fractions added": lambda mu, d: sum(math.exp(-m * t) for m, t in zip(mu, d)), "last layer": lambda mu, d: math.exp(-mu[-1] * d[-1]),
-        "powers of ten": lambda mu, d: 10 ** -float(np.dot(mu, d))},
+        "powers of ten": lambda mu, d: 10 ** -float(np.dot(mu, d)), "no sum": lambda mu, d: np.exp(-mu * d)},
     "my_d95": {
         "95th percentile": lambda d: np.percentile(d, 95), "95 % of the mean": lambda d: 0.95 * d.mean(), "minimum": lambda d: d.min(),
         "median": lambda d: np.median(d), "mean": lambda d: d.mean(), "95 % of the maximum": lambda d: 0.95 * d.max()},
     "my_gamma": {
+        "no smallest": lambda x, d, ox, od, mm, gy: np.sqrt(((ox - x) / mm) ** 2 + ((od - d) / gy) ** 2),
         "no search": lambda x, d, ox, od, mm, gy: abs(np.interp(x, ox, od) - d) / gy,
         "no root": lambda x, d, ox, od, mm, gy: (((ox - x) / mm) ** 2 + ((od - d) / gy) ** 2).min(),
         "sum of absolutes": lambda x, d, ox, od, mm, gy: (abs(ox - x) / mm + abs(od - d) / gy).min(),
@@ -108,3 +113,13 @@ def test_a_plausible_wrong_answer_is_rejected_with_a_hint(name, answer):
     with pytest.raises(AssertionError) as refused:
         check_of(name)(WRONG[name][answer])
     assert len(str(refused.value)) > 20, "the hint says something"
+
+
+@pytest.mark.parametrize(("name", "answer", "hint"), [
+    ("my_body_mae", "multiplied", "higher, not lower"), ("my_body_mae", "the same", "higher, not lower"),
+    ("my_body_mae", "the rest", "a quarter of the voxels"), ("my_body_mae", "root", "a quarter of the voxels"),
+    ("my_body_mae", "a list", "one number"), ("my_transmission", "no sum", "one number"),
+    ("my_gamma", "no smallest", "one number")])
+def test_the_hint_fits_the_mistake(name, answer, hint):
+    with pytest.raises(AssertionError, match=hint):
+        check_of(name)(WRONG[name][answer])

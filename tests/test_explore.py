@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 
 import ipywidgets as widgets
@@ -10,7 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from vaelite.errors import VaeliteError
-from vaelite.explore import MOST_CACHED, PAGE_NOTE, Picture, ends, explore, show_source
+from vaelite.explore.panel import MOST_CACHED, PAGE_NOTE, PAUSE_S, Picture, beyond, ends, explore, show_source
 from vaelite.notebooks import run_notebooks
 
 PNG = b"\x89PNG"
@@ -102,6 +103,35 @@ def test_a_picture_is_drawn_once_and_the_memory_is_bounded():
     assert draw.calls[-1] == {"depth": 0}, "the oldest picture was dropped"
 
 
+def test_the_next_position_is_drawn_while_one_looks():
+    drawn = []
+    slider = widgets.IntSlider(3, 0, 9)
+
+    def draw(x):
+        drawn.append(x)
+        return Figure()
+
+    async def step_on():
+        explore(draw, check=False, x=slider)
+        slider.value = 4
+        await asyncio.sleep(4 * PAUSE_S)
+        before = list(drawn)
+        slider.value = 5
+        return before
+
+    before = asyncio.run(step_on())
+    assert before == [3, 4, 5] and drawn == before, "5 was there when it was asked for"
+
+
+@pytest.mark.parametrize(("control", "old", "new", "further"), [
+    (widgets.IntSlider(0, 0, 9, 3), 0, 3, [6]), (widgets.IntSlider(0, 0, 9, 3), 9, 6, [3]), (widgets.IntSlider(0, 0, 9), 8, 9, []),
+    (widgets.Dropdown(options=["a", "b", "c"]), "a", "b", ["c"]), (widgets.Dropdown(options=["a", "b", "c"]), "b", "a", []),
+    (widgets.SelectionSlider(options=[("low", 1), ("high", 2)]), 2, 1, []), (widgets.Checkbox(), False, True, []),
+    (widgets.IntRangeSlider(), (0, 5), (1, 5), [])])
+def test_one_step_further_stays_within_the_control(control, old, new, further):
+    assert beyond(control, old, new) == further
+
+
 def test_every_control_has_a_label_and_a_question_is_text():
     panel = explore(Drawing(), "Is a < b?", slice_number=range(3), target=["CT", "T1c"])
     controls = [child for child in panel.children if isinstance(child, (widgets.IntSlider, widgets.Dropdown))]
@@ -148,7 +178,7 @@ refused = 0
 # %%
 import ipywidgets as widgets
 from matplotlib.figure import Figure
-from vaelite.explore import explore
+from vaelite.explore.panel import explore
 def draw(depth):
     1 / (depth - refused)
     return Figure(figsize=(1, 1))

@@ -11,22 +11,32 @@ import pytest
 import torch
 from PIL import Image
 
-from vaelite.cases import load_cases
-from vaelite.decoder import DecoderConfig, GuidedDecoder
+from vaelite.data.cases import load_cases
+from vaelite.data.intensity import MODALITIES
+from vaelite.data.slices import load_slices
 from vaelite.errors import VaeliteError
-from vaelite.explore import ends, to_png
-from vaelite.explorers import (
-    encode, explore_attention, explore_fusion, explore_latent_map, explore_morph, explore_translation, explore_walk, neighbours,
-    principal_directions, translated)
+from vaelite.explore.explorers import (
+    encode,
+    explore_attention,
+    explore_fusion,
+    explore_latent_map,
+    explore_morph,
+    explore_translation,
+    explore_walk,
+    neighbours,
+    principal_directions,
+    slice_names,
+    translated,
+)
+from vaelite.explore.figures import WINDOWS, draw_attention, draw_fusion, draw_morph, draw_step, draw_translator, nearest_share
+from vaelite.explore.panel import ends, to_png
 from vaelite.figures import body_box
-from vaelite.intensity import MODALITIES
-from vaelite.latent_figures import WINDOWS, draw_attention, draw_fusion, draw_morph, draw_step, draw_translator, nearest_share
-from vaelite.mapper import LatentMapper, MapperConfig
-from vaelite.slices import load_slices
+from vaelite.models.decoder import DecoderConfig, GuidedDecoder
+from vaelite.models.mapper import LatentMapper, MapperConfig
+from vaelite.models.vae import VAE, VAEConfig
 from vaelite.stages import named
-from vaelite.train import tasks
+from vaelite.training.train import tasks
 from vaelite.translate import Translator
-from vaelite.vae import VAE, VAEConfig
 
 MM = 2.0
 RNG = np.random.default_rng(0)
@@ -130,7 +140,8 @@ def test_the_nearest_code_of_each_other_modality():
 
 
 def test_nearest_neighbours_know_separated_groups_from_mixed_pairs():
-    apart = np.array([[0, 0], [0.1, 0], [9, 9], [9.1, 9]])
+    place = np.array([0, 0.1, 9, 9.1])
+    apart = np.abs(place[:, None] - place)
     assert nearest_share(apart, np.array(["CT", "CT", "T1c", "T1c"])) == (1, pytest.approx(1 / 3))
     assert nearest_share(apart, np.array(["CT", "T1c", "CT", "T1c"]))[0] == 0
 
@@ -145,13 +156,22 @@ def test_a_walk_of_no_step_is_the_decoded_slice(panels, codes, slices):
     assert np.abs(pixels(picture(panels["walk"]).value) - pixels(to_png(wanted))).max() <= 3, "up to rounding"
 
 
+def test_the_colours_of_a_large_step_are_not_saturated(slices):
+    start, moved = np.full((32, 32), -0.5), np.full((32, 32), 0.0)
+    figure = draw_step(start, moved, "CT", MM, slices.mask[4], "a step", "CT")
+    change = figure.axes[2].images[0]
+    assert np.allclose(change.get_array(), 750) and change.get_clim() == (-900, 900), "a multiple of the usual 300 HU"
+
+
 @pytest.mark.parametrize("way", [0, 100])
 def test_a_morph_starts_and_ends_at_the_decoded_slices(panels, codes, way):
     moved = controls(panels["morph"])
     moved["way [%]"].value = way
     names = moved["start"].value, moved["end"].value
-    row_of = {name: int(0.6 * 7) + 7 * number for number, name in enumerate(codes.slices.names)}    # 7 slices a patient
-    start, end = (codes.decoded[codes.number_of(row_of[name.split(" ")[0]], name.split(" ")[1])] for name in names)
+    row_of = {name: row for row, name in enumerate(slice_names(codes.slices))}
+    ends = [name.rsplit(" ", 1) for name in names]
+    assert len({slice.split(" ")[0] for slice, _ in ends}) == 2, "of two patients, where there are two"
+    start, end = (codes.decoded[codes.number_of(row_of[slice], modality)] for slice, modality in ends)
     here = (start, end)[way == 100]
     wanted = draw_morph(start, here, here, end, names, "CBCT", MM, way)
     assert np.abs(pixels(picture(panels["morph"]).value) - pixels(to_png(wanted))).max() <= 3, "up to rounding"
@@ -223,8 +243,10 @@ def test_a_click_on_a_slice_moves_the_line_of_the_profile(panels):
 
 
 @pytest.mark.parametrize(("weights", "finding"), [
-    (np.full((8, 8), 1 / 64), "Half of the weight lies on 32 of 64 tokens, 25 % of all in the body"),
-    (np.eye(64)[27].reshape(8, 8), "Half of the weight lies on 1 of 64 tokens, 100 % of all in the body; it reads 0 mm away"),
+    (np.full((8, 8), 1 / 64),
+     "25 % of the weight lies on the body (25 % of the slice), half of all on 32 of 64 tokens"),
+    (np.eye(64)[27].reshape(8, 8),
+     "100 % of the weight lies on the body (25 % of the slice), half of all on 1 of 64 tokens; it reads 0 mm away"),
 ], ids=["even", "itself"])
 def test_what_is_said_of_attention_is_computed(weights, finding):
     mask = np.zeros((64, 64), bool)

@@ -7,11 +7,26 @@ import numpy as np
 import pytest
 
 from vaelite import figures
+from vaelite.data.intensity import MODALITIES, from_unit
 from vaelite.figures import (
-    DISPLAYS, METHOD_COLOURS, MODALITY_COLOURS, body_box, draw_components, draw_direction_matrix, draw_influence,
-    draw_modalities, draw_quality, draw_reconstruction, draw_slices, draw_targets, draw_training, draw_translations,
-    draw_uncertainty, mean_error, physical)
-from vaelite.intensity import MODALITIES, from_unit
+    DISPLAYS,
+    METHOD_COLOURS,
+    MODALITY_COLOURS,
+    body_box,
+    draw_components,
+    draw_direction_matrix,
+    draw_influence,
+    draw_modalities,
+    draw_quality,
+    draw_reconstruction,
+    draw_slices,
+    draw_targets,
+    draw_training,
+    draw_translations,
+    draw_uncertainty,
+    mean_error,
+    physical,
+)
 
 RNG = np.random.default_rng(0)
 SIZE = 32
@@ -104,6 +119,17 @@ def test_the_axis_of_the_training_figure_can_say_what_the_loss_is():
     assert draw_training(HISTORY, "mapper", "mean |error| [SD]").axes[0].get_ylabel() == "mean |error| [SD]"
 
 
+def test_the_headline_of_a_training_starts_where_it_starts_and_hides_no_spike():
+    spiky = [record | {"loss": 9.0} if record["step"] == 7 else record for record in HISTORY]
+    text = headline_of(draw_training(spiky, "VAE"))
+    assert text.startswith("VAE: loss 1.000 at step 1, 0.026 at the end") and "worst 9.000 at step 7 of 40" in text
+
+
+def test_a_tie_is_not_counted_as_better():
+    close = {"CT>T1c": {"copy": 0.4, "ridge": 0.396}, "T1c>CT": {"copy": 0.4, "ridge": 0.39}}
+    assert draw_direction_matrix(close).axes[1].get_title() == "ridge: better in 1 of 2 (by 2 % or more)", "1 % and 2.5 %"
+
+
 def test_mean_error_counts_the_body_only_and_speaks_hu():
     wrong_outside = np.where(MASK, X["CT"], 1.0)
     assert mean_error(wrong_outside, X["CT"], "CT", MASK) == 0
@@ -136,7 +162,7 @@ def test_the_headline_of_a_comparison_is_computed():
 
 def test_the_matrix_counts_the_directions_that_got_better():
     figure = draw_direction_matrix(ERRORS)
-    assert figure.axes[1].get_title() == "ridge: better in 1 of 2"
+    assert figure.axes[1].get_title() == "ridge: better in 1 of 2 (by 2 % or more)"
     assert headline_of(figure) == "Median of directions: ridge has 100 % of the error of copy", "50 % and 150 %"
     shown = {text.get_text() for text in figure.axes[1].texts}
     assert shown == {"10", "450"}, "0.2 is 10 % of the range, 0.3 is 450 HU"

@@ -19,9 +19,9 @@ from openkbp.patient import PUBLISHED_SHAPE, read_patient
 from openkbp.splits import choose_splits, find_patients
 from phantom.cbct import CbctSettings
 
-from vaelite.cases import load_cases
+from vaelite.data.cases import load_cases
+from vaelite.data.intensity import body_mask
 from vaelite.errors import VaeliteError
-from vaelite.intensity import body_mask
 
 # a poor CBCT: these facts are not about its quality
 QUICK = CbctSettings(views=8, arc_degree=360.0, detector_width_mm=1000.0, detector_pixel=1.0)

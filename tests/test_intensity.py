@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-
 from conftest import tiny_patient
-from vaelite import intensity
+
+from vaelite.data import intensity
 from vaelite.errors import VaeliteError
 
 

@@ -6,58 +6,60 @@ import ast
 import re
 import subprocess
 from collections import Counter
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import jupytext
 import pytest
 
 ROOT = Path(__file__).parents[1]
-TIERS = [
-    {"errors", "layers", "unet"},
-    {"scale", "comparison", "distribution"},
-    {"intensity", "vae", "decoder", "mapper", "losses", "adversarial", "metrics", "gamma", "dose", "blinding"}
-    | {"dose_metrics", "figures", "dose_figures", "explore", "runs", "pages"},
-    {"baselines", "masked", "resume", "published", "studies", "latent_figures", "altered_ct"},
-    {"volumes", "report", "reader_answers"},
-    {"cases", "reader_panel", "reader_statistics"},
-    {"slices"},
-    {"train"},
-    {"translate"},
-    {"probes", "reader_study", "explorers"},
-    {"profiles"},
+TIERS = [                                                    # packages and modules, each knows only the lines above its own
+    {"errors", "pages"},
+    {"scale"},
+    {"runs"},
+    {"data"},
+    {"models"},
+    {"training"},
+    {"translate", "figures"},
     {"evaluation"},
-    {"dose_evaluation"},
+    {"dose", "explore"},
+    {"reader_study", "profiles"},
     {"stages"},
     {"notebooks"},
     {"__main__"},
     {"__init__"},                                            # the public names; nothing inside the library imports them
 ]
 NAMELESS = {"utils", "util", "misc", "common", "helpers", "helper", "tools", "lib"}
-MODULES = sorted((ROOT / "vaelite").glob("*.py"))
+LIBRARY = ROOT / "vaelite"
+PACKAGES = {path.parent.name for path in LIBRARY.glob("*/__init__.py")}
+MODULES = {
+    ".".join(path.relative_to(LIBRARY).with_suffix("").parts): path
+    for path in sorted(LIBRARY.rglob("*.py"))
+    if path.parent == LIBRARY or path.stem != "__init__"
+}
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.py"))
 
 
 def tier(module: str) -> int:
-    positions = [number for number, names in enumerate(TIERS) if module in names]
-    assert positions, f"give vaelite/{module}.py a tier in this test"
+    top = module.split(".")[0]
+    positions = [number for number, names in enumerate(TIERS) if top in names]
+    assert positions, f"give vaelite/{top} a tier in this test"
     return positions[0]
 
 
-def siblings(source: str) -> set[str]:
-    """The vaelite modules that a module imports, wherever in it the import stands."""
-    found = set()
+def siblings(source: str, package: str = "") -> set[str]:
+    """The vaelite modules that a module of this package ("" for the top) imports, wherever in it the import stands."""
+    names = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            found |= {alias.name.split(".", 1)[1] for alias in node.names if alias.name.startswith("vaelite.")}
-            found |= {"__init__" for alias in node.names if alias.name == "vaelite"}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            origin = "vaelite." + (node.module or "") if node.level else node.module
-            if origin.rstrip(".") == "vaelite":
-                modules = {path.stem for path in MODULES}
-                found |= {alias.name if alias.name in modules else "__init__" for alias in node.names}
-            elif origin.startswith("vaelite."):
-                found.add(origin.split(".")[1])
-    return found
+            here = f"vaelite.{package}".rstrip(".").split(".")
+            origin = ".".join([*here[: len(here) + 1 - node.level], node.module or ""]).rstrip(".") if node.level else node.module
+            inner = {"vaelite", *(f"vaelite.{name}" for name in PACKAGES)}
+            names |= {f"{origin}.{alias.name}" for alias in node.names} if origin in inner else {origin}
+    inside = {name.removeprefix("vaelite").lstrip(".") for name in names if name.split(".")[0] == "vaelite"}
+    return {name if name in MODULES else "__init__" for name in inside}
 
 
 def cells(notebook: Path, kind: str = "code") -> list:
@@ -70,17 +72,24 @@ def tags(cell) -> set[str]:
 
 def test_every_form_of_import_is_seen():
     source = (
-        "import vaelite.cases\nfrom vaelite.dose import dvh\nfrom vaelite import errors\nfrom . import runs\n"
-        "def late():\n    from .figures import draw_dvh\nfrom vaelite import load_cases\nimport numpy\n"
+        "import vaelite.data.cases\nfrom vaelite.dose.metrics import dvh\nfrom vaelite import errors\nfrom .. import runs\n"
+        "def late():\n    from .plan import Plan\n    from ..models import vae\nfrom vaelite import load_cases\nimport numpy\n"
     )
-    seen = siblings(source) - {"errors", "runs"}             # these two are seen as modules once their files exist
-    assert seen >= {"cases", "dose", "figures", "__init__"} and "numpy" not in seen
+    assert siblings(source, "dose") == {"data.cases", "dose.metrics", "errors", "runs", "dose.plan", "models.vae", "__init__"}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
-def test_a_module_imports_only_from_tiers_below_its_own(path):
-    wrong = sorted(name for name in siblings(path.read_text()) if tier(name) >= tier(path.stem))
-    assert wrong == [], f"{path.name} (tier {tier(path.stem)}) imports {', '.join(wrong)}"
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_only_from_tiers_below_its_own(module):
+    package = module.rpartition(".")[0]
+    others = {other for other in siblings(MODULES[module].read_text(), package) if not package or other.split(".")[0] != package}
+    assert sorted(other for other in others if tier(other) >= tier(module)) == [], f"tier {tier(module)}: {TIERS[tier(module)]}"
+
+
+@pytest.mark.parametrize("package", sorted(PACKAGES))
+def test_imports_inside_a_package_make_no_circle(package):
+    inside = {module: path for module, path in MODULES.items() if module.split(".")[0] == package}
+    graph = {module: siblings(path.read_text(), package) & inside.keys() for module, path in inside.items()}
+    assert len(list(TopologicalSorter(graph).static_order())) == len(inside) > 1, "a circle raises CycleError"
 
 
 def test_every_file_is_named_after_what_it_is_about():
@@ -89,7 +98,7 @@ def test_every_file_is_named_after_what_it_is_about():
     assert [str(path.relative_to(ROOT)) for path in files if path.stem in NAMELESS] == []
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", MODULES.values(), ids=MODULES)
 def test_the_library_knows_nothing_of_the_scripts_that_make_data(path):
     scripts = {script.stem for script in (ROOT / "data_scripts").glob("*")} | {"data_scripts"}
     imports = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)]

@@ -2,14 +2,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import nbformat
 import pytest
 
 from vaelite.errors import VaeliteError
+from vaelite.evaluation.report import rows_of
 from vaelite.notebooks import run_notebooks
-from vaelite.report import rows_of
 from vaelite.runs import open_run
 
 LESSONS = ("01_vae", "02_latent_mapper", "03_decoder_finetune", "04_eval_dosimetry")

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from vaelite.baselines import NoLatentControl, UNet
-from vaelite.decoder import DecoderConfig, GuidedDecoder
-from vaelite.layers import in_slot
-from vaelite.mapper import LatentMapper, MapperConfig, position_code, ridge_regression
-from vaelite.unet import UNetConfig
-from vaelite.vae import VAE, VAEConfig
+from vaelite.models.baselines import NoLatentControl, UNet
+from vaelite.models.decoder import DecoderConfig, GuidedDecoder
+from vaelite.models.layers import in_slot
+from vaelite.models.mapper import LatentMapper, MapperConfig, position_code, ridge_regression
+from vaelite.models.unet import UNetConfig
+from vaelite.models.vae import VAE, VAEConfig
 
 CONFIG = MapperConfig(latent_channels=4, width=32, depth=2, heads=2)
 

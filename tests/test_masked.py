@@ -6,12 +6,12 @@ import pytest
 import torch
 from scipy import stats
 
-from vaelite.cases import load_cases
+from vaelite.data.cases import load_cases
 from vaelite.errors import VaeliteError
-from vaelite.layers import in_slot
-from vaelite.losses import laplace_nll
-from vaelite.mapper import MapperConfig
-from vaelite.masked import MaskedMapper, random_order, shown
+from vaelite.models.layers import in_slot
+from vaelite.models.losses import laplace_nll
+from vaelite.models.mapper import MapperConfig
+from vaelite.models.masked import MaskedMapper, random_order, shown
 from vaelite.profiles import profile
 from vaelite.runs import open_run
 from vaelite.stages import load_mapped, train_mapper, train_vae

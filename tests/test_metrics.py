@@ -10,8 +10,8 @@ from scipy import ndimage
 from scipy.signal import fftconvolve
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from vaelite import metrics
 from vaelite.errors import VaeliteError
+from vaelite.evaluation import metrics
 
 
 def head_pair(shape=(24, 40, 36), seed=0, noise_hu=60.0):
@@ -272,6 +272,15 @@ def test_a_reference_without_range_is_refused_for_mr(pair):
     for function in (metrics.psnr_db, metrics.ssim):
         with pytest.raises(VaeliteError, match="no range"):
             function(np.full_like(predicted, 7.0), predicted, mask, "mr1")
+
+
+@pytest.mark.parametrize("hu", [7.0, 4000.0])
+def test_a_constant_ct_is_no_picture(pair, hu):
+    _, predicted, mask = pair
+    for function in (metrics.psnr_db, metrics.ssim):
+        for convention in ("synthrad2023", "synthrad2025", "grid"):
+            with pytest.raises(VaeliteError, match="no picture to compare with"):
+                function(np.full_like(predicted, hu), predicted, mask, convention)
 
 
 def test_unknown_convention_and_too_few_slices_are_named(pair):

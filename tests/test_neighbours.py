@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from tests.benchmarks.neighbours import METHODS, WideControl, judge, neighbours, scores, stacked, train, training_slices
-from vaelite.baselines import NoLatentControl
-from vaelite.cases import load_cases
+from vaelite.data.cases import load_cases
+from vaelite.data.slices import load_slices
+from vaelite.models.baselines import NoLatentControl
 from vaelite.profiles import profile
-from vaelite.slices import load_slices
 from vaelite.stages import split, stage_slices
 
 pytestmark = pytest.mark.usefixtures("one_thread")

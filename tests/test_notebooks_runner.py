@@ -7,12 +7,22 @@ import re
 import sys
 from pathlib import Path
 
+import jupytext
 import nbformat
 import pytest
 
 from vaelite.errors import VaeliteError
-from vaelite.notebooks import find_notebooks, refuse_unknown_parameters, run_notebooks
+from vaelite.notebooks import (
+    PROJECT,
+    find_notebooks,
+    refuse_unknown_parameters,
+    run_notebooks,
+    student_copy,
+    times_table,
+    write_copies,
+)
 from vaelite.pages import EXPLORER_NOTE
+from vaelite.runs import open_run
 
 HEADER = """# ---
 # jupyter:
@@ -237,3 +247,80 @@ def test_a_killed_kernel_is_said_plainly(project):
     write(project, "01_memory", HEADER + "\n# %%\nimport os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
     with pytest.raises(VaeliteError, match="the kernel died in cell 2/2, most often because the memory was full"):
         run(project)
+
+
+def test_the_peak_memory_of_a_lesson_counts_what_it_has_given_back(good, project):
+    """200 MiB held for a moment, by a kernel that otherwise does what the good notebook does."""
+    write(project, "01_good", GOOD)
+    write(project, "02_hungry", GOOD + "\n# %%\nlen(bytearray(200 * 2**20).replace(b'', b''))\n")
+    executed = run(project)
+    plain, hungry = (nbformat.read(path, 4).metadata["vaelite"]["peak_memory_mib"] for path in executed)
+    assert 150 < hungry - plain < 600
+    table = times_table(open_run(project / "runs" / "trial")).splitlines()
+    assert [line.split(" | ")[0] for line in table[4:]] == ["| `01_good`", "| `02_hungry`", "| all"]
+    assert f"{hungry:,}" in table[5]
+
+
+def test_the_cell_that_measures_memory_is_not_in_the_copy(good):
+    assert "VmHWM" not in json.dumps(good[1])
+
+
+def test_times_of_a_run_without_lessons_are_refused(project):
+    with pytest.raises(VaeliteError, match="no executed lesson"):
+        times_table(open_run(project))
+
+
+@pytest.fixture(scope="module")
+def copies(tmp_path_factory):
+    """{"student": the four copies, "solutions": the four copies}, read back from disk."""
+    folder = tmp_path_factory.mktemp("copies")
+    return {kind: [nbformat.read(path, 4) for path in write_copies(folder / kind, solutions=kind == "solutions")]
+            for kind in ("student", "solutions")}
+
+
+def tagged(notebook, tag: str) -> list[str]:
+    return [cell.source for cell in notebook.cells if tag in cell.metadata.get("tags", [])]
+
+
+def test_a_student_s_copy_holds_no_line_of_a_solution(copies):
+    for student, complete in zip(copies["student"], copies["solutions"]):
+        nbformat.validate(student)
+        stubs = "\n".join(tagged(complete, "exercise") + tagged(complete, "check"))
+        solved = {line.strip() for source in tagged(complete, "solution") for line in source.splitlines()} - {""}
+        solved = {line for line in solved if line not in stubs}                   # the stub's first line, the check's call
+        assert len(solved) >= len(tagged(complete, "solution")) >= 3
+        assert [line for line in solved if line in "\n".join(cell.source for cell in student.cells)] == []
+
+
+def test_nothing_but_solutions_is_left_out(copies):
+    for student, complete in zip(copies["student"], copies["solutions"]):
+        kept = [cell.source for cell in complete.cells if "solution" not in cell.metadata.get("tags", [])]
+        assert [cell.source for cell in student.cells] == kept
+
+
+@pytest.mark.parametrize(("kind", "steps", "said"), [
+    ("student", ["exercise", "check"], ["not attempted yet"]),
+    ("solutions", ["exercise", "check", "solution"], ["not attempted yet", "correct"])])
+def test_the_checks_of_a_copy_run(copies, capsys, kind, steps, said):
+    for notebook in copies[kind]:
+        scope: dict = {}
+        exec("import math\nimport numpy as np\nimport torch", scope)
+        for cell in notebook.cells:
+            if set(steps) & set(cell.metadata.get("tags", [])):
+                exec(cell.source, scope)
+        assert capsys.readouterr().out.splitlines() == said * len(tagged(notebook, "exercise"))
+
+
+def test_no_lesson_needs_a_solution_to_go_on(copies):
+    """What a stub leaves open (a function that returns None) is called by its own check alone."""
+    for student in copies["student"]:
+        names = {name for source in tagged(student, "exercise") for name in re.findall(r"^def (my_\w+)", source, flags=re.M)}
+        others = [cell.source for cell in student.cells
+                  if cell.cell_type == "code" and not {"exercise", "check"} & set(cell.metadata.get("tags", []))]
+        assert len(names) >= 3 and [name for name in names if re.search(rf"\b{name}\b", "\n".join(others))] == []
+
+
+def test_a_student_s_copy_leaves_the_lesson_itself_alone():
+    lesson = jupytext.read(PROJECT / "notebooks" / "01_vae.py")
+    before = len(lesson.cells)
+    assert len(student_copy(lesson).cells) < before == len(lesson.cells)

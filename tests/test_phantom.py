@@ -5,20 +5,21 @@ import json
 import shutil
 import subprocess
 import sys
+import tomllib
 from dataclasses import fields, replace
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
-import tomllib
 from case_folder import write_case, write_dataset
 from check_data import describe, draw_contact_sheet, table
 from make_phantom import make_cohort, planned_cases, split_sizes
 from phantom import GENERATOR_VERSION, organ_volumes
 from phantom.scans import Case, draw_patient, make_case, take_cbct, take_ct, take_mr
 from phantom.settings import SHIPPED, PhantomSettings, RegistrationSettings, load_settings
-from vaelite.cases import load_cases
+
+from vaelite.data.cases import load_cases
 
 SCRIPTS = Path(__file__).parents[1] / "data_scripts"
 SIZE = 64

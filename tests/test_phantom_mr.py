@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from phantom.grid import Grid, Streams
 from phantom.mri import (
-    T1C,
     T1_GRADIENT_ECHO,
+    T1C,
     T2W,
     GradientEcho,
     MrProtocol,

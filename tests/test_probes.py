@@ -6,14 +6,33 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
-from vaelite.intensity import MODALITIES
-from vaelite.probes import (direction_errors, disc_contrast, invented_lesions, lesion_response, lesion_verdict, plant_lesions,
-                            radial_power)
-from vaelite.report import report_card
-from vaelite.slices import SliceSet, thinned
+from vaelite.data.intensity import MODALITIES
+from vaelite.data.slices import SliceSet, thinned
+from vaelite.errors import VaeliteError
+from vaelite.evaluation.probes import (
+    direction_errors,
+    disc_contrast,
+    errors_table,
+    invented_lesions,
+    lesion_response,
+    lesion_verdict,
+    plant_lesions,
+    radial_power,
+)
+from vaelite.evaluation.report import (
+    fusion_sentence,
+    judged_table,
+    jumps_sentence,
+    order_sentence,
+    report_card,
+    sensitivity_table,
+    uncertainty_sentence,
+    verdict,
+)
+from vaelite.models.vae import VAE, VAEConfig
 from vaelite.translate import Translator
-from vaelite.vae import VAE, VAEConfig
 
 PIXEL_MM = 2.0
 
@@ -34,20 +53,40 @@ def untrained() -> Translator:
     return Translator(VAE(VAEConfig()), None, None, 64, MODALITIES, tuple(f"{s}>{t}" for s in MODALITIES for t in MODALITIES if s != t))
 
 
+def test_a_table_of_errors_is_in_the_unit_of_its_target_and_marks_the_best_that_has_not_seen_it():
+    errors = {"T1c>CT": {"tokenizer": 0.01, "copy": 0.4, "mapped": 0.1},
+              "CT>T1c": {"tokenizer": 0.02, "copy": 0.1, "mapped": 0.2}}
+    _, _, to_ct, to_t1c = errors_table(errors).splitlines()
+    assert to_ct == "| T1c → CT | HU | 15.0 | 600.0 | **150.0** |", "x spans 2, its window 3000 HU"
+    assert to_t1c == "| CT → T1c | % | 1.00 | **5.00** | 10.00 |"
+
+
 def test_a_wave_has_its_power_at_its_frequency():
     position_mm = (torch.arange(64) + 0.5) * PIXEL_MM
     wave = torch.sin(2 * math.pi * position_mm / 16).expand(1, 64, 64)       # one period in 16 mm
     frequency, power = radial_power(wave, torch.ones(1, 64, 64), PIXEL_MM)
-    assert frequency[power[3:].argmax() + 3] == pytest.approx(1 / 16)
+    assert frequency[power.argmax()] == pytest.approx(1 / 16)
     assert frequency[-1] < 1 / (2 * PIXEL_MM)                # below the Nyquist frequency
 
 
-def test_white_noise_is_flat_and_four_times_the_power_at_twice_the_amplitude():
+def test_white_noise_is_flat_and_four_times_the_power_at_twice_the_amplitude(slices):
     noise = torch.randn(200, 64, 64, generator=torch.Generator().manual_seed(1))
-    ones = torch.ones(200, 64, 64)
-    _, power = radial_power(noise - 1, ones, PIXEL_MM)       # air, -1, is the zero of the spectrum
-    np.testing.assert_allclose(power, 1, rtol=0.15)                # the first ring averages 200 x 8 numbers: SD 3.5 %
-    np.testing.assert_allclose(radial_power(2 * noise - 1, ones, PIXEL_MM)[1], 4 * power, rtol=1e-5)
+    body = slices.mask[:1].expand(200, 64, 64)
+    _, power = radial_power(noise + 0.3, body, PIXEL_MM)
+    np.testing.assert_allclose(power[2:], 1, rtol=0.15)      # below, the body is too small for a whole wave
+    np.testing.assert_allclose(radial_power(2 * noise, body, PIXEL_MM)[1], 4 * power, rtol=1e-5)
+
+
+def test_a_body_of_water_has_no_detail_and_blur_leaves_what_its_transfer_function_says(slices):
+    """A Gaussian of s keeps exp(-(2 pi s f)^2) of the power at the frequency f."""
+    noise = torch.randn(100, 64, 64, generator=torch.Generator().manual_seed(2))
+    body, s_pixels = slices.mask[:1].expand(100, 64, 64), 1.2
+    assert radial_power(torch.full_like(noise, 0.2), body, PIXEL_MM)[1].max() < 1e-20
+    blurred = torch.from_numpy(ndimage.gaussian_filter(noise.numpy(), s_pixels, axes=(1, 2), mode="wrap"))
+    frequency, power = radial_power(noise, body, PIXEL_MM)
+    kept = radial_power(blurred, body, PIXEL_MM)[1] / power
+    expected = np.exp(-(2 * np.pi * s_pixels * PIXEL_MM * frequency) ** 2)
+    np.testing.assert_allclose(kept[2:], expected[2:], atol=0.05)
 
 
 def test_a_mirrored_slice_has_the_same_spectrum(slices):
@@ -103,6 +142,8 @@ def test_a_lesion_is_invented_only_where_the_truth_has_none(slices):
     assert invented_lesions(with_lesion, with_lesion, mask, PIXEL_MM, 0.1) == 0          # it really is there
     assert invented_lesions(truth, with_lesion, mask, PIXEL_MM, 0.1) == 0                # lost, not invented
     assert invented_lesions(truth + 0.3, truth, mask, PIXEL_MM, 0.1) == 0                # a bias is no lesion
+    with pytest.raises(VaeliteError, match="NaN or infinite"):
+        invented_lesions(truth * float("nan"), truth, mask, PIXEL_MM, 0.1)
     assert invented_lesions(mixed, truth - 1, mask, PIXEL_MM, 0.1) is None               # air: nowhere to look
 
 
@@ -134,5 +175,60 @@ def test_the_report_card_says_who_wins():
              row("gamma", "vaelite", "CBCT", "CT", "gamma 1%/1mm", 98.0, "")]
     answers = {entry["question"]: entry["answer"] for entry in report_card({"rows": rows})}
     assert answers["MAE: better than doing nothing?"] == "1 of 2 directions"
-    assert answers["Target dose on the CT made from CBCT: are we the closest?"] == "no, U-Net is"
+    assert answers["Target dose on the CT made from CBCT: are we the closest?"] == "no: U-Net"
     assert answers["gamma 1 %/1 mm: above 99 % for every patient and source?"] == "no"
+
+
+def test_more_sources_help_where_their_error_is_clearly_below_the_best_single_one():
+    rows = [row("translation", "vaelite", s, t, "MAE", mae, convention) for s, t, mae, convention in
+            (("CBCT", "CT", 50, "synthrad2023"), ("T1c", "CT", 90, "synthrad2023"), ("CT", "T1c", 0.2, "mr1"))]
+    rows += [row("fusion", "vaelite", "CBCT+T1c", "CT", "MAE", 60, "synthrad2023"),
+             row("fusion", "vaelite", "CT+CBCT", "T1c", "MAE", 0.1, "mr1")]
+    rows = [entry | {"cases": ["a"]} for entry in rows]
+    assert fusion_sentence({"rows": rows}).endswith("(vaelite): lower for T1c (-50.0 %); higher for CT (+20.0 %). Within 2 % is a tie.")
+
+
+def test_a_width_that_shrinks_where_the_error_grows_is_named():
+    where = "8 x 8 pixels in the body"
+    rows = [row("uncertainty", "vaelite", source, "CT", metric, value, convention)
+            for metric, convention, values in (("coverage", "", (71.0, 84.0)), ("spearman", where, (-0.2, 0.5)))
+            for source, value in zip(("T1c", "T2w"), values)]
+    said = uncertainty_sentence({"rows": rows})
+    assert "hold 71 to 84 %" in said and "-0.20 to +0.50" in said and said.endswith("T1c → CT.")
+    assert "negative" not in uncertainty_sentence({"rows": [rows[1], rows[3]]})
+
+
+def test_the_smoothest_ct_is_named_and_a_copied_mr_is_no_ct():
+    ratios = {"unet": 0.45, "ridge": 1.0, "copy": 2.0}
+    rows = [row("slices", method, "T1c", "CT", "jump ratio", ratio, "") for method, ratio in ratios.items()]
+    assert jumps_sentence({"rows": rows}) == ("Jump ratios: smoother than the anatomy, most of all U-Net from T1c (0.45); "
+                                              "none flickers (all below 1.05).")
+    assert "none too smooth" in jumps_sentence({"rows": rows[1:]})
+
+
+def sources_of(doses: tuple[float, float]) -> dict:
+    measured = (("stand-in", "MAE", (300.0, 200.0)), ("dose", "MAE_target", doses))
+    return {"rows": [row(table, "vaelite", source, "CT", metric, value, "") for table, metric, values in measured
+                     for source, value in zip(("T1c", "T2w"), values)]}
+
+
+def test_the_lower_image_error_need_not_be_the_lower_dose_error():
+    said = order_sentence(sources_of((1.0, 4.0)))
+    assert "T2w has the lower MAE (200.0 against 300.0 HU), T1c the lower MAE_target (1.00 against 4.00 %)" in said
+    assert "has the lower dose error here" in order_sentence(sources_of((4.0, 1.0)))
+
+
+def test_bone_is_compared_with_bias_also_where_noise_is_near_zero():
+    table = judged_table({name: {"ME": error, "fails": 0.0} for name, error in (("bone", 2.0), ("noise", 0.001), ("bias", -4.0))})
+    assert "| ME | 2.00 | 0.00 | -4.00 | 400.0 | 0.5 |" in table and table.endswith("| – | – |")
+
+
+def test_one_knob_turned_is_a_line_each_size():
+    curve = {"unit": "%", "amount": [50, 100], "ME_target": [1.0, 0.0], "gamma 2%/2mm": [99.9, 100], "gamma 1%/1mm": [98, 100]}
+    _, _, half, whole = sensitivity_table(curve, "bone HU").splitlines()
+    assert half == "| 50 | +1.00 | 0.10 | 2.00 |" and whole == "| 100 | +0.00 | 0.00 | 0.00 |"
+
+
+def test_a_tie_is_no_victory():
+    assert verdict({"vaelite": 1.0, "unet": 1.0, "ridge": 2.0}) == "yes, with U-Net"
+    assert verdict({"vaelite": 1.0, "unet": 1.5}) == "yes"

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from vaelite.errors import VaeliteError
-from vaelite.published import PublishedVAE, convert_checkpoint, load_published
+from vaelite.models.published import PublishedVAE, convert_checkpoint, load_published
 
 
 def shapes(layout: str) -> dict[str, tuple[int, ...]]:

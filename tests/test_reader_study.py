@@ -19,18 +19,26 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 from sklearn.model_selection import LeaveOneOut, cross_val_predict
 
-from vaelite.blinding import blinding_table, check_blinding, left_out
-from vaelite.cases import load_cases
-from vaelite.comparison import signed_rank_p
+from vaelite.data.cases import load_cases
+from vaelite.data.intensity import MODALITIES
 from vaelite.errors import VaeliteError
-from vaelite.intensity import MODALITIES
-from vaelite.reader_answers import CRITERIA, QUESTIONS, open_study
-from vaelite.reader_panel import NOTE, ReaderPanel
-from vaelite.reader_statistics import (guesses, hodges_lehmann, icc, patients_needed, power, reader_report, reader_tables,
-                                       weighted_kappa)
-from vaelite.reader_study import MARGIN, Pair, make_study, slice_pairs
+from vaelite.evaluation.comparison import signed_rank_p
+from vaelite.models.vae import VAE, VAEConfig
+from vaelite.reader_study.answers import CRITERIA, QUESTIONS, open_study
+from vaelite.reader_study.blinding import LEAK_P, blinding_table, check_blinding, leak_table, left_out
+from vaelite.reader_study.panel import NOTE, ReaderPanel
+from vaelite.reader_study.statistics import (
+    guesses,
+    hodges_lehmann,
+    icc,
+    patients_needed,
+    power,
+    reader_report,
+    reader_tables,
+    weighted_kappa,
+)
+from vaelite.reader_study.study import MARGIN, Pair, leak_test, make_study, slice_pairs
 from vaelite.translate import Translator
-from vaelite.vae import VAE, VAEConfig
 
 ROOT = Path(__file__).parents[1]
 
@@ -132,8 +140,10 @@ def test_a_folder_that_is_no_study_is_refused(tmp_path):
     assert list((tmp_path / "photos").iterdir()) == []
 
 
-@pytest.mark.parametrize(("arguments", "message"), [({"pairs": []}, "at least one pair"),
-                                                    ({"repeat_share": 0.05}, "repeat_share")])
+@pytest.mark.parametrize(("arguments", "message"), [
+    ({"pairs": []}, "at least one pair"), ({"repeat_share": 0.05}, "repeat_share"),
+    ({"pairs": [*pairs_of(1, 2), *pairs_of(1, 1, size=40)]}, "sizes"),
+    ({"pairs": [replace(pair, synthetic=pair.synthetic * np.nan) for pair in pairs_of(1, 2)]}, "not finite")])
 def test_a_study_that_could_say_nothing_is_refused(tmp_path, arguments, message):
     with pytest.raises(VaeliteError, match=message):
         make_study(tmp_path / "study", **{"pairs": pairs_of(1, 2), "target": "T2w"} | arguments)
@@ -146,7 +156,7 @@ def test_a_crash_while_making_leaves_no_half_study(tmp_path, monkeypatch):
 
     with monkeypatch.context() as broken:
         broken.setattr("os.replace", full)
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(VaeliteError, match="No space"):
             make_study(tmp_path / "study", pairs_of(1, 2), "T2w")
     assert list(tmp_path.iterdir()) == []
     assert len(make_study(tmp_path / "study", pairs_of(1, 2), "T2w").order) == 5
@@ -375,7 +385,18 @@ def test_a_panel_that_nobody_touches_leaves_no_file_and_a_page_shows_its_picture
     bundle = panel._repr_mimebundle_()
     assert sorted(study.folder.rglob("*")) == before
     assert bundle["image/png"] and NOTE in bundle["text/html"] and "T2w" in bundle["text/plain"]
-    assert panel.first_png == study.picture(study.order_for("anna")[0])
+    at_rest, shown = (Image.open(io.BytesIO(png)) for png in (panel.first_png, study.picture(study.order_for("anna")[0])))
+    assert at_rest.width >= 600 > 3 * shown.height, "large enough for a page, whatever the size of the study's pictures"
+    assert panel.shown.value == study.picture(study.order_for("anna")[0]), "the reader himself sees the file as it is"
+
+
+def test_the_leak_test_of_a_study_not_written_is_that_of_the_study(study):
+    trials = leak_test(pairs_of(3, 4), "T2w", seed=1)
+    assert trials["air black"] == blinding_table(*pictures(study))
+    p = {row["hint"]: row["p"] for row in trials["air as it is"]}
+    assert p["border"] < LEAK_P < trials["air black"][1]["p"], "a scan's air is noisy, a network's is clean"
+    lines = leak_table(trials).splitlines()
+    assert [line.count("refused") for line in lines if line.startswith("| border")] == [1]
 
 
 def test_going_back_shows_what_was_answered_and_saves_nothing(study):

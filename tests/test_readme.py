@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from vaelite.report import fill
+from vaelite.evaluation.report import fill, put
 
 ROOT = Path(__file__).parents[1]
+COURSE = (ROOT / "notebooks" / "README.md").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 REPORTS = {path.name.removesuffix(".json.gz"): json.loads(gzip.decompress(path.read_bytes()))
            for path in (ROOT / "tests" / "reports").glob("*.json.gz")}
@@ -46,3 +47,29 @@ def test_every_row_says_what_it_is(run):
         measured = [value for value in row["values"] if value is not None]
         crowd = row["table"] == "distribution"               # a distance between crowds has no value of one patient
         assert row["convention"] and row["split"] == "test" and (crowd or row["n"] == len(measured))
+
+
+def test_every_section_that_the_course_names_is_there():
+    named = set(re.findall(r"\b(0[1-4]) §(\d+)", COURSE))
+    lessons = {path.stem[:2]: path.read_text(encoding="utf-8") for path in (ROOT / "notebooks").glob("0*.py")}
+    assert [place for place in sorted(named) if f"\n# ## {place[1]} · " not in lessons[place[0]]] == []
+    last = {(lesson, re.findall(r"^# ## (\d+) · ", text, flags=re.M)[-1]) for lesson, text in lessons.items()}
+    assert last <= named, "the course ends where the lessons do"
+
+
+def test_the_times_of_the_course_are_those_of_whole_runs():
+    """Filled by `vaelite report RUN --into notebooks/README.md`; an empty place waits for a run."""
+    blocks = re.findall(r"<!-- times:(\S+) -->\n(.*?)<!-- end -->", COURSE, flags=re.S)
+    filled = [(run, block) for run, block in blocks if block]
+    assert filled
+    for run, block in filled:
+        rows = [line.split(" | ") for line in block.splitlines() if line.startswith("| `")]
+        assert block.startswith(f"Run `{run}`") and [row[0][3:5] for row in rows] == ["01", "02", "03", "04"]
+        assert all(float(row[1]) >= float(row[2]) for row in rows), "the training is a part of the time"
+
+
+def test_only_what_stands_between_the_marks_is_written_anew():
+    text = "before\n<!-- times:a -->\nold\n<!-- end -->\nbetween\n<!-- times:b -->\n<!-- end -->\nafter\n"
+    once = put(text, "times:b", "new")
+    assert once == text.replace("times:b -->", "times:b -->\nnew") == put(once, "times:b", "new")
+    assert put(text, "times:a", "new") == text.replace("old", "new")

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -68,6 +69,22 @@ def test_a_crash_while_writing_keeps_the_old_file(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         write_atomically(file, crash)
     assert file.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_full_disk_keeps_the_old_file_and_is_said(tmp_path):
+    file = tmp_path / "a.json"
+    file.write_text("old")
+    with pytest.raises(VaeliteError, match="a.json: cannot be written .*room"):
+        write_atomically(file, lambda _: Path("/dev/full").write_text("new"))
+    assert file.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_the_training(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(VaeliteError, match="cannot be written"):
+        open_run(tmp_path / "file" / "run").require_writable()
+    open_run(tmp_path / "new" / "run").require_writable()
+    assert [path.name for path in tmp_path.iterdir()] == ["file"], "asking leaves nothing behind"
 
 
 def test_a_crash_between_weights_and_manifest_keeps_the_old_stage(tmp_path, monkeypatch):

@@ -12,10 +12,10 @@ import torch
 
 from vaelite.__main__ import main
 from vaelite.errors import VaeliteError
-from vaelite.resume import Resume
 from vaelite.runs import open_run
 from vaelite.scale import launch, processes, rank, share
-from vaelite.train import FitConfig, fit
+from vaelite.training.resume import Resume
+from vaelite.training.train import FitConfig, fit
 
 ROOT = Path(__file__).resolve().parents[1]
 FLOAT32 = ("device=cpu", "data.size=32", "mapper.depth=1",

@@ -16,7 +16,7 @@ import yaml
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-TARGETS = ["run-all", "test", "lab", "explore", "data", "notebooks", "report", "clean"]
+TARGETS = ["run-all", "test", "lab", "explore", "data", "notebooks", "report", "student", "solutions", "clean"]
 
 
 def normal(name: str) -> str:

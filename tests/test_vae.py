@@ -6,9 +6,9 @@ import pytest
 import torch
 from skimage.metrics import structural_similarity
 
-from vaelite.losses import image_loss, kl_divergence, ssim_2d
+from vaelite.models.losses import image_loss, kl_divergence, ssim_2d
+from vaelite.models.vae import VAE, Codebook, DiagonalGaussian, VAEConfig, stem_factor
 from vaelite.profiles import TOKENIZERS, profile
-from vaelite.vae import VAE, Codebook, DiagonalGaussian, VAEConfig, stem_factor
 
 
 @pytest.fixture(scope="module")

@@ -1,26 +1,29 @@
 """vaelite: a notebook-first teaching and prototyping kit for medical image translation.
 
-The public names below are imported on first use, so that `vaelite --help` does not wait for torch. Two functions carry
-the name of their module and are imported from it: vaelite.translate.translate and vaelite.explore.explore.
+data -> models -> training -> translate -> evaluation, dose, reader_study, explore: each knows only what stands before it.
+`stages` puts them together, and `profiles` holds every knob.
+
+The public names below are imported on first use, so that `vaelite --help` does not wait for torch. `translate` carries the
+name of its module and is imported from it: vaelite.translate.translate.
 """
 from importlib import import_module
 
 PUBLIC = {
     "errors": ("VaeliteError",),
-    "intensity": ("MODALITIES",),
-    "volumes": ("Volume", "load_volume", "save_volume"),
-    "cases": ("Case", "load_cases"),
-    "slices": ("load_slices",),
+    "data.intensity": ("MODALITIES",),
+    "data.volumes": ("Volume", "load_volume", "save_volume"),
+    "data.cases": ("Case", "load_cases"),
+    "data.slices": ("load_slices",),
     "profiles": ("profile",),
     "runs": ("open_run",),
-    "vae": ("VAE",),
-    "mapper": ("LatentMapper",),
+    "models.vae": ("VAE",),
+    "models.mapper": ("LatentMapper",),
     "translate": ("Translator",),
     "stages": ("train_vae", "train_mapper", "finetune_decoder", "train_baseline", "evaluate", "load_vae", "load_translator"),
-    "metrics": ("mae_hu", "psnr_db", "ssim"),
-    "dose": ("plan_imrt", "recalculate"),
-    "dose_metrics": ("dvh",),
-    "gamma": ("gamma_map", "gamma_pass_rate"),
+    "evaluation.metrics": ("mae_hu", "psnr_db", "ssim"),
+    "dose.plan": ("plan_imrt", "recalculate"),
+    "dose.metrics": ("dvh",),
+    "dose.gamma": ("gamma_map", "gamma_pass_rate"),
 }
 HOME = {name: module for module, names in PUBLIC.items() for name in names}
 __all__ = sorted(HOME)

@@ -68,11 +68,16 @@ def parser() -> argparse.ArgumentParser:
 
     sub = command("report", print_report, "print the tables of a run's report.json as Markdown")
     sub.add_argument("run", type=Path)
-    sub.add_argument("--into", type=Path, help="write them into this file instead, between <!-- summary:RUN --> and <!-- end -->")
+    sub.add_argument("--into", type=Path, help="write them into this file instead, between <!-- summary:RUN --> and <!-- end -->; "
+                     "and between <!-- times:RUN --> and <!-- end --> what each lesson took")
 
     sub = command("config", print_config, "print a profile's knobs as JSON, or the value of one knob")
     sub.add_argument("profile", nargs="?", default="laptop")
     sub.add_argument("knob", nargs="?")
+
+    sub = command("copies", copy_lessons, "write the lessons as .ipynb to hand out, without their solutions")
+    sub.add_argument("folder", type=Path)
+    sub.add_argument("--solutions", action="store_true", help="with them")
 
     sub = command("run-all", run_all, "execute the four notebooks in order and leave a report")
     sub.add_argument("--profile", default="laptop")
@@ -83,7 +88,7 @@ def parser() -> argparse.ArgumentParser:
 
 def train_stage(options: argparse.Namespace) -> None:
     from . import stages
-    from .cases import load_cases
+    from .data.cases import load_cases
     from .profiles import profile
     from .runs import open_run
     from .scale import launch
@@ -108,8 +113,8 @@ def knob_and_value(text: str) -> tuple[str, object]:
 
 
 def evaluate_run(options: argparse.Namespace) -> None:
-    from .cases import load_cases
-    from .report import report_tables
+    from .data.cases import load_cases
+    from .evaluation.report import report_tables
     from .runs import open_run
     from .stages import evaluate
 
@@ -117,10 +122,10 @@ def evaluate_run(options: argparse.Namespace) -> None:
 
 
 def translate_file(options: argparse.Namespace) -> None:
+    from .data.volumes import load_volume, save_volume
     from .runs import open_run
     from .stages import load_translator
     from .translate import translate, translate_interval
-    from .volumes import load_volume, save_volume
 
     translator = load_translator(open_run(options.run))
     sources, paths = [options.source], [options.input]
@@ -143,7 +148,7 @@ def translate_file(options: argparse.Namespace) -> None:
 
 
 def check_data(options: argparse.Namespace) -> None:
-    from .cases import data_fingerprint, load_cases
+    from .data.cases import data_fingerprint, load_cases
 
     cases = load_cases(options.data)
     print(f"{'case':<16}{'split':<12}{'modalities':<22}{'spacing z y x [mm]':<22}structures")
@@ -154,16 +159,21 @@ def check_data(options: argparse.Namespace) -> None:
 
 
 def print_report(options: argparse.Namespace) -> None:
-    from .report import fill, report_tables
+    from .evaluation.report import fill, put, report_tables
     from .runs import open_run
 
-    report = open_run(options.run).report()
+    run = open_run(options.run)
+    report = run.report()
     if not options.into:
         print(report_tables(report))
         return
     text = options.into.read_text(encoding="utf-8")
     if f":{report['run']} -->" not in text:
         raise VaeliteError(f"{options.into} has no place for this run: no line <!-- summary:{report['run']} --> in it.")
+    if f"<!-- times:{run.name} -->" in text:
+        from .notebooks import times_table
+
+        text = put(text, f"times:{run.name}", times_table(run))
     options.into.write_text(fill(text, report), encoding="utf-8")
 
 
@@ -177,6 +187,13 @@ def print_config(options: argparse.Namespace) -> None:
         print(values[options.knob])
     else:
         raise VaeliteError(f"There is no knob called '{options.knob}'. `vaelite config {options.profile}` lists them.")
+
+
+def copy_lessons(options: argparse.Namespace) -> None:
+    from .notebooks import write_copies
+
+    for path in write_copies(options.folder, solutions=options.solutions):
+        print(path)
 
 
 def run_all(options: argparse.Namespace) -> None:

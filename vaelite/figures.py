@@ -1,4 +1,4 @@
-"""Figures of images, latents and training: data in, matplotlib Figure out. (Dose has its own file, `dose_figures`.)
+"""Figures of images, latents and training: data in, matplotlib Figure out. (Dose: `dose.figures`.)
 
 `x` is an image in model space, [-1, 1]; pictures and differences are shown in HU (CBCT, CT) or in % of the range (MR).
 A panel's title is a finding whose number is computed here. No state: figures are made without pyplot.
@@ -25,6 +25,8 @@ METHOD_COLOURS = {"vaelite": "#D55E00", "unet": "#000000", "control": "#661100",
 METHOD_NAMES = {"unet": "U-Net", "control": "no latents", "finetuned": "fine-tuned"}    # where the name shown is not the name in code
 DIVERGING = "RdBu_r"
 WIDTH_IN, DPI = 7.0, 100                                     # 700 px: sharp on a page, still readable on a phone
+NARROW_IN = 4.2                                              # where panels stand below one another: a phone shows it in full
+TIE = 0.02                                                   # errors closer than 2 % are a tie: our choice
 
 
 @dataclass(frozen=True)
@@ -92,9 +94,13 @@ def show_slice(ax: Axes, x: Any, modality: str, pixel_mm: float, title: str = ""
     return image
 
 
-def show_difference(ax: Axes, x: Any, reference: Any, modality: str, pixel_mm: float, title: str = "") -> AxesImage:
-    """x - reference, red where x is too high; limits fixed for each modality so that pictures can be compared."""
-    limit = DISPLAYS[modality].difference_limit
+def show_difference(ax: Axes, x: Any, reference: Any, modality: str, pixel_mm: float, title: str = "",
+                    limit: float | None = None) -> AxesImage:
+    """x - reference, red where x is too high; limits fixed for each modality so that pictures can be compared.
+
+    limit: for what is larger than any error.
+    """
+    limit = limit or DISPLAYS[modality].difference_limit
     error = difference(x, reference, modality)
     return show_image(ax, error, pixel_mm, title, cmap=DIVERGING, norm=Normalize(-limit, limit))
 
@@ -138,8 +144,11 @@ def draw_modalities(x: Mapping[str, Any], pixel_mm: float, mask: Any = None) -> 
     """One slice in every modality it has. x: {modality: (h, w) in [-1, 1]}; cropped to the mask."""
     box = (slice(None), slice(None)) if mask is None else body_box(mask)
     inside = np.ones_like(next(iter(x.values())), bool) if mask is None else np.asarray(mask)
-    figure, axes = new_figure(3.1, 1, len(x), WIDTH_IN * max(len(x), 2) / 4)
-    for ax, (modality, image) in zip(axes[0], x.items()):
+    rows = -(-len(x) // 2)                                   # two in a row
+    figure, axes = new_figure(0.7 + 2.3 * rows, rows, min(len(x), 2), NARROW_IN)
+    for ax in axes.flat[len(x):]:
+        ax.set_axis_off()
+    for ax, (modality, image) in zip(axes.flat, x.items()):
         show_slice(ax, np.asarray(image)[box], modality, pixel_mm, modality)
         ax.title.set_color(MODALITY_COLOURS[modality])
         ax.title.set_weight("bold")
@@ -208,11 +217,11 @@ def draw_uncertainty(x: Any, half_width: Any, x_reference: Any, modality: str, p
     x, half_width, error = np.asarray(x), np.asarray(half_width), np.abs(np.asarray(x) - np.asarray(x_reference))
     figure, axes = new_figure(3.1, 1, 3)
     show_slice(axes[0, 0], x[box], modality, pixel_mm, f"translated to {modality}")
-    scale = Normalize(0, display.difference_limit)
+    scale = Normalize(0, 2 * display.difference_limit)       # an interval of 80 % is wider than most errors
     for ax, unit_map, title in ((axes[0, 1], half_width, "interval, half its width"), (axes[0, 2], error, "absolute error")):
         shown = np.where(mask, unit_map, 0)[box] * (display.high - display.low) / 2
         image = show_image(ax, shown, pixel_mm, title, cmap="viridis", norm=scale)
-    figure.colorbar(image, ax=axes, label=f"[{display.unit}]", shrink=0.7)
+    figure.colorbar(image, ax=axes, label=f"[{display.unit}]", shrink=0.7, extend="max")
     inside = 100 * float((error <= half_width)[np.asarray(mask, dtype=bool)].mean())
     headline(figure, f"{inside:.0f} % of this slice's body lie inside their interval")
     return figure
@@ -233,14 +242,16 @@ def draw_reliability(half_width: Any, error: Any, modality: str, coverage: float
     shown = DISPLAYS[modality].unit
     plain_axes(ax, f"half width predicted [{shown}]", f"half width needed for {100 * coverage:.0f} % [{shown}]")
     ax.legend(fontsize=8)
-    headline(figure, f"The widest tenth needed {needed[-1] / needed[0]:.1f} times the width of the narrowest")
+    ratio = needed[-1] / needed[0]
+    says = "wide says wrong" if ratio > 1.5 else "wide says little" if ratio > 1 else "wide is not wrong: the map misleads"
+    headline(figure, f"The widest tenth needed {ratio:.1f} times the width of the narrowest: {says}")
     return figure
 
 
 def compare(figure: Figure, axes: np.ndarray, left: tuple[Any, str, str], predictions: Mapping[str, Any],
             x_reference: Any, modality: str, pixel_mm: float, mask: Any, copy: bool = False,
             bar: Axes | None = None) -> Figure:
-    """Left picture, predictions, and their errors in the row below; the headline names the best and its error."""
+    """Left picture, predictions, and their errors in the row below; the headline gives their errors in this order."""
     box = (slice(None), slice(None)) if mask is None else body_box(mask)
     unit, reference = DISPLAYS[modality].unit, np.asarray(x_reference)
     x_left, left_modality, left_title = left
@@ -258,11 +269,9 @@ def compare(figure: Figure, axes: np.ndarray, left: tuple[Any, str, str], predic
     elif bar is not None:
         axes[1, 0].set_axis_off()
     colour_bar_panel(figure, axes[1, 0] if bar is None else bar, image, f"error [{unit}]")
-    best, worst = min(errors, key=errors.get), max(errors, key=errors.get)
     where = "in the body" if mask is not None else "in the slice"
-    names = [METHOD_NAMES.get(name, name) for name in (best, worst)]
-    finding = f"Mean absolute error {where}: {names[0]} {errors[best]:.3g} {unit}"
-    headline(figure, finding + (f", {names[1]} {errors[worst]:.3g} {unit}" if worst != best else ""))
+    found = ", ".join(f"{METHOD_NAMES.get(name, name)} {error:.3g} {unit}" for name, error in errors.items())
+    headline(figure, f"Mean absolute error {where}: {found}")
     fix_margins(figure)
     return figure
 
@@ -393,9 +402,10 @@ def draw_training(history: Sequence[Mapping[str, float]], name: str, label: str 
         plain_axes(ax, "step [1]", labels[key])
         ax.set_ylim(bottom=0)
         ax.legend(fontsize=8)
-    first, last = means["loss"][[0, -1]]
-    headline(figure, f"{name}: the loss goes from {first:.3f} to {last:.3f} in {step[-1]:,} steps "
-                     f"({history[-1]['seconds']:.0f} s)")
+    first, last, worst = history[0], history[-1], max(history, key=lambda record: record["loss"])
+    headline(figure, f"{name}: loss {first['loss']:.3f} at step {first['step']}, {means['loss'][-1]:.3f} at the end (mean of "
+                     f"{window} records), worst {worst['loss']:.3f} at step {worst['step']:,} of {last['step']:,} "
+                     f"({last['seconds']:.0f} s)")
     return figure
 
 
@@ -428,10 +438,11 @@ def draw_direction_matrix(errors: Mapping[str, Mapping[str, float]]) -> Figure:
     methods = list(next(iter(errors.values())))
     table = {method: error_table(errors, method, modalities) for method in methods}
     base = table[methods[0]]
-    figure, axes = new_figure(0.9 + 0.52 * len(modalities), 1, len(methods), WIDTH_IN * max(len(methods), 2) / 3)
+    height_in = (0.65 + 0.52 * len(modalities)) * len(methods) + (1.2 if len(methods) > 1 else 0.6)
+    figure, axes = new_figure(height_in, len(methods), 1, NARROW_IN)
     names = [METHOD_NAMES.get(method, method) for method in methods]
     columns = [f"{modality}\n[{DISPLAYS[modality].unit}]" for modality in modalities]
-    for ax, name, matrix in zip(axes[0], names, table.values()):
+    for ax, name, matrix in zip(axes[:, 0], names, table.values()):
         ratio = matrix / base
         image = ax.imshow(ratio, cmap=DIVERGING, norm=TwoSlopeNorm(1, 0, 2))
         for row, column in np.argwhere(np.isfinite(ratio)):
@@ -439,13 +450,13 @@ def draw_direction_matrix(errors: Mapping[str, Mapping[str, float]]) -> Figure:
             ax.text(column, row, f"{matrix[row, column]:.3g}", ha="center", va="center", fontsize=8,
                     color="white" if dark else "black")
         ax.set_xticks(range(len(modalities)), columns, fontsize=8)
-        ax.set_yticks(range(len(modalities)), modalities if ax is axes[0, 0] else [], fontsize=8)
-        ax.set_xlabel("target", fontsize=9)
-        better = f"better in {(ratio < 1).sum()} of {np.isfinite(ratio).sum()}"
+        ax.set_yticks(range(len(modalities)), modalities, fontsize=8)
+        ax.set_ylabel("source", fontsize=9)
+        better = f"better in {(ratio <= 1 - TIE).sum()} of {np.isfinite(ratio).sum()} (by {100 * TIE:g} % or more)"
         ax.set_title(name if matrix is base else f"{name}: {better}", fontsize=9)
-    axes[0, 0].set_ylabel("source", fontsize=9)
+    axes[-1, 0].set_xlabel("target", fontsize=9)
     if len(methods) > 1:
-        figure.colorbar(image, ax=axes, label=f"error / error of {names[0]} [1]", shrink=0.9)
+        figure.colorbar(image, ax=axes, label=f"error / error of {names[0]} [1]", location="bottom", aspect=30)
         share = 100 * np.nanmedian(table[methods[-1]] / base)
         headline(figure, f"Median of directions: {names[-1]} has {share:.0f} % of the error of {names[0]}")
     else:

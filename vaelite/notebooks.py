@@ -11,6 +11,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 
@@ -24,11 +25,16 @@ from papermill.engines import NBClientEngine, papermill_engines
 from traitlets import default
 
 from vaelite.errors import VaeliteError
+from vaelite.evaluation.report import markdown
 from vaelite.pages import clean, static_page
+from vaelite.runs import MADE_BY, Run
 
 PROJECT = Path(__file__).resolve().parents[1]
 WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
 ANSI_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+PEAK_MEMORY = """from pathlib import Path
+status = Path("/proc/self/status")                           # Linux; getrusage would count what the runner had at the fork
+int(status.read_text().split("VmHWM:")[1].split()[0]) // 1024 if status.exists() else None"""
 
 
 def run_notebooks(
@@ -67,6 +73,48 @@ def find_notebooks(names: Iterable[str] | None, folder: str | Path) -> list[Path
     return [found[name] for name in (found if names is None else names)]
 
 
+def student_copy(lesson: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """The lesson without its solutions. Stubs and checks stay, so it still runs; a check says "not attempted yet"."""
+    cells = [cell for cell in lesson.cells if "solution" not in cell.metadata.get("tags", [])]
+    return nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": lesson.metadata.kernelspec})
+
+
+def write_copies(folder: str | Path, *, solutions: bool, lessons: str | Path = PROJECT / "notebooks") -> list[Path]:
+    """Write all lessons as .ipynb into `folder`, to be handed out: as they are, or without their solutions."""
+    copies = {source.stem: jupytext.read(source) for source in find_notebooks(None, lessons)}
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for name, lesson in copies.items():
+        _write(Path(folder) / f"{name}.ipynb", nbformat.writes(lesson if solutions else student_copy(lesson)))
+    return [Path(folder) / f"{name}.ipynb" for name in copies]
+
+
+def times_table(run: Run) -> str:
+    """Minutes and peak memory of each executed lesson of a run, as Markdown; for whoever plans a course.
+
+    A stage that the lesson found trained counts with the time that its training took. Processor time is what a busy
+    computer needs too.
+    Raises VaeliteError if the run has no executed lesson.
+    """
+    executed = [path for path in sorted((run.path / "notebooks").glob("*.ipynb")) if not path.stem.endswith(".failed")]
+    if not executed:
+        raise VaeliteError(f"{run.path}/notebooks has no executed lesson. Run `make run-all` first.")
+    rows, sums = [], [0.0, 0.0, 0.0]
+    for path in executed:
+        facts = nbformat.read(path, 4).metadata
+        start = datetime.fromisoformat(facts.papermill.start_time)
+        stages = [stage for name, stage in run.stages.items() if MADE_BY.get(name) == path.stem]
+        kept_s = sum(stage["seconds"] for stage in stages if datetime.fromisoformat(stage["written"]) < start)
+        training = [sum(stage[clock] for stage in stages) / 60 for clock in ("seconds", "processor_seconds")]
+        minutes = [(facts.papermill.duration + kept_s) / 60, *training]
+        sums = [total + value for total, value in zip(sums, minutes)]
+        memory = facts.get("vaelite", {}).get("peak_memory_mib")
+        rows.append([f"`{path.stem}`", *(f"{value:.1f}" for value in minutes), f"{memory:,}" if memory else "–"])
+    rows.append(["all", *(f"{value:.1f}" for value in sums), ""])
+    header = ["lesson", "time [min]", "of it training [min]", "processor time of the training [min]", "peak memory [MiB]"]
+    devices = ", ".join(sorted({stage["device"] for stage in run.stages.values()}))
+    return f"Run `{run.name}`, trained on: {devices or 'nothing'}\n\n{markdown(header, rows)}"
+
+
 def refuse_unknown_parameters(source: Path, parameters: Mapping[str, object]) -> None:
     """Raise VaeliteError for a parameter that the notebook's parameters cell does not assign (papermill only warns)."""
     tagged = [cell.source for cell in jupytext.read(source).cells if "parameters" in cell.metadata.get("tags", [])]
@@ -88,9 +136,11 @@ def _run_one(source: Path, parameters: dict, results: Path, cwd: Path, say: Call
     progress = _Progress(name, say)
     start = time.perf_counter()
     problem = None
+    notebook = jupytext.read(source)
+    notebook.cells.append(nbformat.v4.new_code_cell(PEAK_MEMORY))
     try:
         papermill.execute_notebook(
-            jupytext.read(source), unfinished, parameters, engine_name="vaelite", progress=progress, cwd=cwd,
+            notebook, unfinished, parameters, engine_name="vaelite", progress=progress, cwd=cwd,
             kernel_name="python3", kernel_manager_class=OwnKernel, progress_bar=False, start_timeout=180,
             stdout_file=_Indented(say), stderr_file=_Indented(say),
         )
@@ -102,6 +152,8 @@ def _run_one(source: Path, parameters: dict, results: Path, cwd: Path, say: Call
             "or choose a smaller profile, fewer cases or a smaller size."
         )
     notebook = nbformat.read(unfinished, as_version=4)
+    for output in notebook.cells.pop().outputs:
+        notebook.metadata["vaelite"] = {"peak_memory_mib": int(output.data["text/plain"])}
     problem = problem or hidden_error(notebook)
     clean(notebook, cwd)
     unfinished.unlink()
@@ -162,7 +214,7 @@ class _Progress:
 
     def watch(self, manager) -> None:
         """Hook into papermill's manager of one execution."""
-        self.total = sum(cell.cell_type == "code" for cell in manager.nb.cells)
+        self.total = sum(cell.cell_type == "code" for cell in manager.nb.cells) - 1    # the last one only measures
         cell_start, cell_complete = manager.cell_start, manager.cell_complete
 
         def started(cell, *args, **kwargs):
@@ -174,7 +226,7 @@ class _Progress:
             cell_start(cell, *args, **kwargs)
 
         def completed(cell, *args, **kwargs):
-            if cell.cell_type == "code":
+            if cell.cell_type == "code" and self.number <= self.total:
                 seconds = time.perf_counter() - self.started_at
                 self.say(f"{self.name}  cell {self.number}/{self.total}  {seconds:.0f} s  {self.heading}".rstrip())
             cell_complete(cell, *args, **kwargs)
@@ -203,6 +255,10 @@ class OwnKernel(AsyncKernelManager):
     @default("kernel_spec_manager")
     def _without_installed_kernels(self):
         return KernelSpecManager(parent=self, kernel_dirs=[])
+
+    @default("transport_encryption")
+    def _where_the_kernel_can(self):
+        return "auto"
 
 
 class ProgressEngine(NBClientEngine):

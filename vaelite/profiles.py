@@ -9,13 +9,13 @@ import difflib
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
-from .decoder import DecoderConfig
-from .dose import DoseConfig
+from .dose.plan import DoseConfig
 from .errors import VaeliteError
-from .mapper import MapperConfig
-from .train import FitConfig
-from .unet import UNetConfig
-from .vae import VAEConfig, stem_factor
+from .models.decoder import DecoderConfig
+from .models.mapper import MapperConfig
+from .models.unet import UNetConfig
+from .models.vae import VAEConfig, stem_factor
+from .training.train import FitConfig
 
 
 @dataclass(frozen=True)

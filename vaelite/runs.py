@@ -51,6 +51,13 @@ class Run:
     def stages(self) -> dict[str, Any]:
         return self.manifest["stages"]
 
+    def require_writable(self) -> None:
+        """Raises VaeliteError before an hour of training rather than after it. Makes no folder."""
+        there = next(folder for folder in (self.path.absolute(), *self.path.absolute().parents) if folder.exists())
+        probe = there / f".{self.path.name}.writable"
+        write_atomically(probe, lambda temporary: None)
+        probe.unlink(missing_ok=True)                        # of several processes one is first
+
     def require(self, *names: str) -> None:
         """Raise with the notebook to run if a stage is missing."""
         for name in names:
@@ -83,6 +90,13 @@ class Run:
         write_json(self.path / "manifest.json", self.manifest)
         for old in replaced:
             (self.path / old).unlink(missing_ok=True)
+
+    def amend_stage(self, name: str, facts: dict[str, Any]) -> None:
+        """Change what the manifest records of a stage that is kept; the weights stay as they are."""
+        before = self.stages[name]
+        self.stages[name] = before | json.loads(json.dumps(facts))
+        if is_first() and self.stages[name] != before:
+            write_json(self.path / "manifest.json", self.manifest)
 
     def load_stage(self, name: str) -> Stage:
         """Read a stage back. Raises VaeliteError if it is missing, damaged, or older than a stage it was trained on."""
@@ -160,7 +174,7 @@ def open_run(path: str | Path) -> Run:
 def code_version() -> str:
     """Hash of the library's sources: equal results can be expected from equal versions, with or without git."""
     digest = hashlib.sha256()
-    for source in sorted(Path(__file__).parent.glob("*.py")):
+    for source in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(source.read_bytes())
     return digest.hexdigest()[:12]
 
@@ -177,16 +191,24 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def write_atomically(path: Path, write: Callable[[str], Any]) -> None:
-    """Write beside the target, flush to disk, rename over it: readers see the old file or the new one, never half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
+    """Write beside the target, flush to disk, rename over it: readers see the old file or the new one, never half.
+
+    Raises VaeliteError where the folder cannot be written or the disk is full.
+    """
+    temporary = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
         write(temporary)
         os.chmod(temporary, 0o644)                           # mkstemp's 0600 would hide results from colleagues
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+    except BaseException as error:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise VaeliteError(f"{path}: cannot be written ({error.strerror}). Use a folder that can be written, "
+                               f"and see that its disk has room.") from error
         raise

@@ -1,6 +1,7 @@
 """One function per stage, called alike by the notebooks, the command line and the tests."""
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from typing import Any
@@ -10,27 +11,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .adversarial import Adversary
-from .baselines import BASELINES, NoLatentControl, count_parameters
-from .cases import Case, data_fingerprint
-from .decoder import DecoderConfig, GuidedDecoder
+from .data.cases import Case, data_fingerprint
+from .data.intensity import MODALITIES
+from .data.slices import SliceSet, every_nth, load_slices, thinned
+from .dose.evaluation import doses_file, evaluate_dose, prescriptions
 from .errors import VaeliteError
-from .dose_evaluation import evaluate_dose, prescriptions
-from .evaluation import build_report, evaluate_images
-from .intensity import MODALITIES
-from .layers import subset
-from .losses import image_loss, kl_divergence, laplace_nll
-from .mapper import LatentMapper, MapperConfig
-from .masked import MaskedMapper
+from .evaluation.images import build_report, evaluate_images
+from .models.adversarial import Adversary
+from .models.baselines import BASELINES, NoLatentControl, count_parameters
+from .models.decoder import DecoderConfig, GuidedDecoder
+from .models.layers import subset
+from .models.losses import image_loss, kl_divergence, laplace_nll
+from .models.mapper import LatentMapper, MapperConfig
+from .models.masked import MaskedMapper
+from .models.unet import UNetConfig
+from .models.vae import VAE, VAEConfig
 from .profiles import Config, from_knobs, knobs, like
-from .resume import Resume
 from .runs import Run
 from .scale import processes, share
-from .slices import SliceSet, every_nth, load_slices, thinned
-from .train import FitResult, PrintProgress, clocks, directions, draw_slices, draw_tasks, fit, has_bf16, tasks
+from .training.resume import Resume
+from .training.train import FitResult, PrintProgress, clocks, directions, draw_slices, draw_tasks, fit, has_bf16, tasks
 from .translate import COVERAGE, Translator, task_name
-from .unet import UNetConfig
-from .vae import VAE, VAEConfig
 
 # The error's scale learns beside the image; so small a weight does not change what is drawn (validation). Our choice.
 SCALE_WEIGHT = 2e-2
@@ -195,22 +196,35 @@ def train_baseline(name: str, cfg: Config, cases: list[Case], run: Run, on_step:
     return network
 
 
-def evaluate(cases: list[Case], run: Run, on_case: Callable[[str], None] = print) -> dict[str, Any]:
+def evaluate(cases: list[Case], run: Run, on_case: Callable[[str], None] = print, anew: bool = True) -> dict[str, Any]:
     """Judge a finished run on the test patients: images, then dose. Writes and returns report.json.
 
-    The configuration is the run's own, so the same run gives the same report wherever it is asked for.
+    The configuration is the run's own, so the same run gives the same report wherever it is asked for. anew=False returns the
+    report that is there if it is whole and neither data, stages nor code have changed since.
     """
     run.require("vae", "mapper", "decoder")
     cfg = from_knobs(run.stages["decoder"]["config"])
     require_same_data(run, cases, cfg)
-    translator, test = load_translator(run, cfg), split(cases, "test")
-    planned = [case for case in test if prescriptions(case)][:cfg.dose.cases]    # a wrong prescription shows before hours
-    rows = evaluate_images(translator, test, on_case)
+    planned = [case for case in split(cases, "test") if prescriptions(case)][:cfg.dose.cases]    # a wrong one shows before hours
+    if not anew and (kept := kept_report(run, cases, planned, cfg)):
+        return kept
+    translator = load_translator(run, cfg)
+    rows = evaluate_images(translator, split(cases, "test"), on_case)
     run.write_report(build_report(run, cases, rows, cfg.seed))    # kept should the dose fail
     rows += evaluate_dose(translator, planned, cfg.dose, run, on_case)
     report = build_report(run, cases, rows, cfg.seed)
     run.write_report(report)
     return report
+
+
+def kept_report(run: Run, cases: list[Case], planned: list[Case], cfg: Config) -> dict[str, Any] | None:
+    """report.json if `evaluate` would write the same again: its header is today's, and the doses it judged are there."""
+    if not (run.path / "report.json").exists():
+        return None
+    report, header = run.report(), json.loads(json.dumps(build_report(run, cases, [], cfg.seed)))
+    judged = {name for row in report["rows"] if row["table"] == "dose" for name in row["cases"]}
+    whole = judged == {case.name for case in planned} and all(doses_file(run, name).exists() for name in judged)
+    return report if whole and report | {"rows": []} == header else None
 
 
 # ---------------------------------------------------------------------------------------------- loading what a run holds
@@ -297,7 +311,7 @@ def draw_share(slices: SliceSet, batch: int, generator: torch.Generator, fused: 
 @torch.no_grad()
 def reconstruction_psnr(vae: VAE, slices: SliceSet, batch: int = 32) -> dict[str, float]:
     """PSNR [dB] of decode(encode(x)) per modality: whole slices in [-1, 1], range 2, one MSE over all slices."""
-    device, squared, count = vae.patch_mean.device, torch.zeros(len(MODALITIES)), torch.zeros(len(MODALITIES))
+    device, squared, count = next(vae.parameters()).device, torch.zeros(len(MODALITIES)), torch.zeros(len(MODALITIES))
     for rows in torch.arange(len(slices)).split(batch):
         for m in range(len(MODALITIES)):
             x = slices.x[rows][slices.have[rows, m], m][:, None].float().to(device)
@@ -393,15 +407,19 @@ def is_finished(name: str, cfg: Config, cases: list[Case], run: Run) -> bool:
     """Whether the run already holds this stage, trained with the same configuration, data, code and earlier stages.
 
     Such a stage is kept: an interrupted run goes on where it was, and a lesson can be opened again without training.
+    The knobs of the dose are no part of a training: a kept stage records today's, for `evaluate`.
     """
-    same = run.holds(name, {"config": knobs(cfg), "data": data_fingerprint(cases[0].folder.parent)})
+    dose = {knob: value for knob, value in run.stages.get(name, {}).get("config", {}).items() if knob.startswith("dose.")}
+    same = run.holds(name, {"config": knobs(cfg) | dose, "data": data_fingerprint(cases[0].folder.parent)})
     if same:
+        run.amend_stage(name, {"config": knobs(cfg)})
         print(f"{name}: kept from {run.path}, trained with the same configuration, data and code")
     return same
 
 
 def resumable(name: str, cfg: Config, cases: list[Case], run: Run, generator: torch.Generator, budget: float = 0.0) -> Resume:
     """Where the training of a stage keeps its state: beside the stages, for the same configuration, data and earlier stages."""
+    run.require_writable()
     earlier = {stage: run.hash_of(stage) for stage in run.stages if stage != name}
     facts = {"config": knobs(cfg), "data": data_fingerprint(cases[0].folder.parent), "budget": budget, "stages": earlier}
     return Resume(run.path / f"{name}.unfinished.safetensors", facts, generator)

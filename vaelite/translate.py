@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .decoder import GuidedDecoder
+from .data.intensity import HU_MODALITIES, HU_WINDOW, MODALITIES, body_mask, from_unit, to_unit
+from .data.slices import fit_in_plane, unfit_in_plane
+from .data.volumes import Volume
 from .errors import VaeliteError
-from .intensity import HU_MODALITIES, HU_WINDOW, MODALITIES, body_mask, from_unit, to_unit
-from .mapper import LatentMapper
-from .slices import fit_in_plane, unfit_in_plane
-from .vae import VAE
-from .volumes import Volume
+from .models.decoder import GuidedDecoder
+from .models.mapper import LatentMapper
+from .models.vae import VAE
 
 DECODERS = ("mapped", "blended", "finetuned")                # what "vaelite" chooses from, per direction, on validation
 COVERAGE = 0.8                                               # of the intervals around a translation; our choice

@@ -103,7 +103,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path, help="data set: dataset.json and case folders")
     options = parser.parse_args(arguments)
-    from vaelite.cases import load_cases  # here: the phantom itself is made without vaelite
+    from vaelite.data.cases import load_cases  # here: the phantom itself is made without vaelite
 
     try:
         rows = cohort_table(volumes_ml(case.structures(), case.spacing_mm) for case in load_cases(options.folder))

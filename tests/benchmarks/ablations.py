@@ -20,18 +20,18 @@ from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
-from compare_methods import scores, train_chain
+from compare_methods import scores, train_chain, train_command
 from torch import Tensor
 
-from vaelite.cases import Case, load_cases
-from vaelite.decoder import GuidedDecoder
-from vaelite.layers import Guidance
-from vaelite.mapper import Block, LatentMapper
+from vaelite.data.cases import Case, load_cases
+from vaelite.data.slices import load_slices
+from vaelite.evaluation.studies import mean_over, study_table
+from vaelite.models.decoder import GuidedDecoder
+from vaelite.models.layers import Guidance
+from vaelite.models.mapper import Block, LatentMapper
 from vaelite.profiles import TOKENIZERS
 from vaelite.runs import open_run
-from vaelite.slices import load_slices
 from vaelite.stages import load_translator, split
-from vaelite.studies import mean_over, study_table
 
 SHIPPED = "as shipped"
 DECODERS = {SHIPPED: "vaelite", "stage-1 decoder": "mapped", "blend": "blended", "fine-tuned": "finetuned"}
@@ -122,12 +122,7 @@ def ablate(cases: list[Case], change: dict | Callable, size: int, seconds: float
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    sub = commands.add_parser("train")
-    sub.add_argument("data", type=Path)
-    sub.add_argument("out", type=Path)
-    sub.add_argument("--size", type=int, default=64)
-    sub.add_argument("--seconds", type=float, default=60.0)
-    sub.add_argument("--seed", type=int, default=0)
+    sub = train_command(commands, seconds=60.0)
     sub.add_argument("--only", nargs="+", default=list(ABLATIONS), choices=list(ABLATIONS))
     sub = commands.add_parser("table")
     sub.add_argument("results", nargs="+", type=Path)

@@ -28,18 +28,27 @@ import torch
 from scipy import ndimage
 from torch import Tensor, nn
 
-from vaelite.baselines import BASELINES, UNet
-from vaelite.cases import Case, load_cases
+from vaelite.data.cases import Case, load_cases
+from vaelite.data.intensity import MODALITIES
+from vaelite.data.slices import SliceSet, load_slices
 from vaelite.errors import VaeliteError
-from vaelite.intensity import MODALITIES
-from vaelite.losses import image_loss, ssim_2d
+from vaelite.evaluation.studies import draw_budget, study_table
+from vaelite.models.baselines import BASELINES, UNet
+from vaelite.models.losses import image_loss, ssim_2d
 from vaelite.profiles import Config, override, profile
 from vaelite.runs import Run, open_run
-from vaelite.slices import SliceSet, load_slices
-from vaelite.stages import (finetune_decoder, load_translator, mirrored, resolve_device, split, stage_slices, train_baseline,
-                            train_mapper, train_vae)
-from vaelite.studies import draw_budget, study_table
-from vaelite.train import directions, fit
+from vaelite.stages import (
+    finetune_decoder,
+    load_translator,
+    mirrored,
+    resolve_device,
+    split,
+    stage_slices,
+    train_baseline,
+    train_mapper,
+    train_vae,
+)
+from vaelite.training.train import directions, fit
 from vaelite.translate import Translator, task_name
 
 SHARES = {"vae_fit": 0.05, "mapper_fit": 0.05}               # of the chain's seconds, chosen on validation; our choice
@@ -154,15 +163,21 @@ def compare(data: Path, run: Run, size: int, seconds: float, seed: int, paired: 
             "scores": {method: scores(translator, test, method) for method in methods}}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
+def train_command(commands, seconds: float) -> argparse.ArgumentParser:
+    """`train DATA OUT.json` with the knobs that every comparison has; seconds: its default."""
     sub = commands.add_parser("train")
     sub.add_argument("data", type=Path)
     sub.add_argument("out", type=Path)
     sub.add_argument("--size", type=int, default=64)
-    sub.add_argument("--seconds", type=float, default=220.0)
+    sub.add_argument("--seconds", type=float, default=seconds)
     sub.add_argument("--seed", type=int, default=0)
+    return sub
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    sub = train_command(commands, seconds=220.0)
     sub.add_argument("--paired", type=int, default=0, help="training patients with pairs; 0: all")
     sub.add_argument("--residual-mm", type=float, default=0.0, help="misregistration of the training pairs")
     sub.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)

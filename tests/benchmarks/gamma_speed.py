@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import pymedphys
 
-from vaelite.dose_evaluation import load_doses
-from vaelite.gamma import gamma_map
-from vaelite.report import rows_of
+from vaelite.dose.evaluation import load_doses
+from vaelite.dose.gamma import gamma_map
+from vaelite.evaluation.report import rows_of
 from vaelite.runs import open_run
 
 RESULTS = Path(__file__).with_name("RESULTS.md")

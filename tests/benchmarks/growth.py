@@ -17,14 +17,14 @@ from dataclasses import asdict
 import torch
 from torch import Tensor, nn
 
-from vaelite.baselines import BASELINES
-from vaelite.decoder import GuidedDecoder
-from vaelite.layers import in_slot
-from vaelite.losses import image_loss
-from vaelite.mapper import LatentMapper, MapperConfig
+from vaelite.models.baselines import BASELINES
+from vaelite.models.decoder import GuidedDecoder
+from vaelite.models.layers import in_slot
+from vaelite.models.losses import image_loss
+from vaelite.models.mapper import LatentMapper, MapperConfig
+from vaelite.models.vae import VAE
 from vaelite.profiles import Config, profile
-from vaelite.train import has_bf16
-from vaelite.vae import VAE
+from vaelite.training.train import has_bf16
 
 Step = Callable[[], None]
 

@@ -22,14 +22,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vaelite.cases import load_cases
-from vaelite.evaluation import judge_interval
-from vaelite.intensity import MODALITIES
-from vaelite.losses import ssim_2d
-from vaelite.masked import MaskedMapper, random_order, shown
+from vaelite.data.cases import load_cases
+from vaelite.data.intensity import MODALITIES
+from vaelite.data.slices import SliceSet, thinned
+from vaelite.evaluation.images import judge_interval
+from vaelite.models.losses import ssim_2d
+from vaelite.models.masked import MaskedMapper, random_order, shown
 from vaelite.profiles import profile
 from vaelite.runs import open_run
-from vaelite.slices import SliceSet, thinned
 from vaelite.stages import load_mapped, stage_slices, train_mapper, train_vae
 from vaelite.translate import Translator, task_name
 

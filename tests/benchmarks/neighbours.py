@@ -26,16 +26,16 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from vaelite.baselines import NoLatentControl
-from vaelite.cases import load_cases
-from vaelite.intensity import MODALITIES
-from vaelite.layers import in_slot, only, zero
-from vaelite.losses import image_loss, ssim_2d
+from vaelite.data.cases import load_cases
+from vaelite.data.intensity import MODALITIES
+from vaelite.data.slices import SliceSet, load_slices
+from vaelite.models.baselines import NoLatentControl
+from vaelite.models.layers import in_slot, only, zero
+from vaelite.models.losses import image_loss, ssim_2d
+from vaelite.models.unet import ConditionedUNet, UNetConfig
 from vaelite.profiles import Config, profile
-from vaelite.slices import SliceSet, load_slices
 from vaelite.stages import draw_share, mirrored, sample_tasks, split
-from vaelite.train import clocks, directions, fit
-from vaelite.unet import ConditionedUNet, UNetConfig
+from vaelite.training.train import clocks, directions, fit
 
 METRICS = {"mae": ".3f", "psnr": ".2f", "ssim": ".4f", "jump": ".3f", "jump_error": ".3f"}
 Draw = Callable[[Tensor, Tensor, Tensor], Tensor]            # x (b, k m, H, W), given (b, k m), target (b,) -> (b, 1, H, W)

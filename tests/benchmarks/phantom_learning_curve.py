@@ -25,8 +25,8 @@ from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from vaelite.cases import Case, data_fingerprint, load_cases  # noqa: E402
-from vaelite.intensity import hu_to_unit, mr_scale, mr_to_unit  # noqa: E402
+from vaelite.data.cases import Case, data_fingerprint, load_cases  # noqa: E402
+from vaelite.data.intensity import hu_to_unit, mr_scale, mr_to_unit  # noqa: E402
 
 PATIENTS, SEEDS, TEST_PATIENTS = (8, 32, 64), (0, 1, 2), 20
 STEPS, BATCH, LEARNING_RATE = 2000, 8, 5e-3  # our choice

@@ -1,0 +1,51 @@
+"""Studies of core-hours: what the tables and the figure say is what the result files hold."""
+from __future__ import annotations
+
+import pytest
+
+from vaelite.errors import VaeliteError
+from vaelite.evaluation.studies import change_costs, draw_budget, least_cost, load_study, mean_over, study_table
+
+
+def result(seconds: float, seed: int, **psnr_db: float) -> dict:
+    """A study of two directions and one fusion: they score the given PSNR, 2 dB more, and 5 dB more."""
+    tasks = {name: {"CT>T1c": {"psnr": value, "ssim": 0.5, "mae": 0.1}, "T1c>CT": {"psnr": value + 2, "ssim": 0.7, "mae": 0.1},
+                    "CT+T2w>T1c": {"psnr": value + 5, "ssim": 0.9, "mae": 0.1}} for name, value in psnr_db.items()}
+    return {"seconds": seconds, "budget": seconds + 1, "seed": seed, "test_patients": 3, "scores": tasks}
+
+
+def test_directions_and_fusions_are_averaged_apart():
+    tasks = result(60, 0, vaelite=20.0)["scores"]["vaelite"]
+    assert mean_over(tasks, "psnr") == pytest.approx(21) and mean_over(tasks, "psnr", fused=True) == pytest.approx(25)
+
+
+def test_the_spread_is_over_seeds_and_absent_for_one():
+    seeds = [result(60, 0, vaelite=20.0), result(60, 1, vaelite=22.0)]
+    assert "| vaelite | 22.00 ± 1.41 |" in study_table(seeds)
+    assert "±" not in study_table(seeds[:1])
+
+
+def test_the_dearest_change_comes_first():
+    seeds = [result(60, seed, **{"as shipped": 20.0 + seed, "no start": 17.0, "no mixing": 20.5}) for seed in (0, 1)]
+    assert list(change_costs(seeds).items()) == [("no start", 3.5), ("no mixing", 0.0)]
+
+
+def test_what_the_seeds_scatter_by_is_told_from_no_cost():
+    """Costs of 3 and 4 dB, and of -0.5 and 0.5 dB: variances of 0.5, so two standard errors of the mean of two are 1 dB."""
+    seeds = [result(60, seed, **{"as shipped": 20.0 + seed, "no start": 17.0, "no mixing": 20.5}) for seed in (0, 1)]
+    assert least_cost(seeds) == pytest.approx(1)
+    with pytest.raises(VaeliteError, match="One seed"):
+        least_cost(seeds[:1])
+
+
+@pytest.mark.parametrize(("control", "said"), [(20.5, "-0.5 dB after 221 s"), (19.0, "+1.0 dB after 221 s")])
+def test_the_title_says_who_leads_at_each_time(control, said):
+    figure = draw_budget([result(60, 0, vaelite=20.0, control=30.0), result(220, 0, vaelite=20.0, control=control)])
+    title = " ".join(figure.get_suptitle().replace("−", "-").split())    # numbers and units are bound by hard spaces
+    assert said in title and "-10.0 dB after 61 s" in title
+
+
+def test_a_folder_without_studies_is_named(tmp_path):
+    with pytest.raises(VaeliteError, match="whole clone"):
+        load_study("compare_*.json", tmp_path)
+    assert all(len(study["scores"]) > 3 for study in load_study("compare_64px_*.json"))

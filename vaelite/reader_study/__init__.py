@@ -1,0 +1,1 @@
+"""A blinded reader study: pictures without clues, a form that forgets nothing, a lock, statistics."""
