@@ -7,6 +7,7 @@ it was given.
 """
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 from typing import Any
@@ -37,8 +38,15 @@ def launch(devices: int = 1, nodes: int = 1, device: str = "cpu") -> None:
     except ImportError as error:
         raise VaeliteError('Several devices need Lightning Fabric: pip install "vaelite[scale]".') from error
     Fabric(accelerator=device, devices=devices, num_nodes=nodes, strategy="ddp").launch()
+    atexit.register(leave)
     if not is_first():
         sys.stdout = open(os.devnull, "w")
+
+
+def leave() -> None:
+    """Part from the other processes. Before Python ends, not after: a thread of gloo that still holds a tensor then aborts it."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def processes() -> int:
