@@ -132,7 +132,7 @@ def draw_scan(anatomy, scans, mask, pixel_mm, scatter, views, noise):
 
 draw = partial(draw_scan, hu[middle], scans, head.mask[mouth][middle], head.grid.spacing_mm[2])
 explore(draw, "Which switch hurts most, and what is its sign in the picture: a cup, streaks or grain?",
-        scatter=list(scatters), views=widgets.SelectionSlider(options=(60, 120, 360), value=360),
+        scatter=list(scatters), views=widgets.SelectionSlider(options=(60, 120, 360), value=60),
         noise=widgets.Checkbox(True))
 
 # %%

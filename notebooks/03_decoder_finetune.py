@@ -91,11 +91,9 @@ draw_translations(source, x_source[row], target, x_target[row], {"tokenizer": to
 # **Look.** Last is the truth. *Tokenizer* decodes the truth's own latents: a perfect mapper would get there and no further.
 # *Mapped* decodes what lesson 02 guessed from the source.
 #
-# So there are two errors in the third picture (*mapped*): what the latents **cannot hold** and what the mapper **did
-# not know**.
+# So *mapped* has two errors: what the latents **cannot hold** and what the mapper **did not know**.
 #
-# **Predict.** Over all directions: by what factor is the error of *mapped* (both together) larger than that of the
-# *tokenizer* alone? Write a number.
+# **Predict.** Over all directions: by what factor is the error of *mapped* larger than that of the *tokenizer*? Write a number.
 
 # %%
 my_guess_factor = None                                       # error of mapped / error of tokenizer
@@ -138,8 +136,7 @@ figure
 
 # %% [markdown]
 # **Read.** L2 blurs: its answer lies between bone and air, where nothing is. L1 is sharp, but it turns 40 % bone into air. Both
-# follow from asking for one answer where there are several. So a sharp picture is no proof: the sharper answer here is the one
-# that deletes bone.
+# follow from asking for one answer where there are several. A sharp picture is no proof: here it is the one that deletes bone.
 #
 # ### Try it 1: the constant that L1 wants
 #
@@ -305,8 +302,8 @@ Markdown(errors_table(measured))
 
 # %% [markdown]
 # **Read.** Where fine-tuning loses, it has usually seen too few steps (profile smoke), or source and target are nearly the same
-# picture and every change is a change for the worse. The choice uses patients that trained nothing, and that lesson 04 does not
-# judge by. Chosen on the test patients, the same table would flatter us: the best of noisy numbers is too good on average.
+# picture and every change is for the worse. The choice uses patients that trained nothing, and that lesson 04 does not judge by:
+# chosen on the test patients, the best of noisy numbers would flatter us.
 #
 # ### Try it 3: choose
 #
@@ -393,7 +390,7 @@ figure
 # averages. And not all that mapped has is true: the edges of its blocks count too, and no patient has them. Above 100 % at the
 # left, whole regions are too bright or too dark: also power, and also wrong.
 #
-# The spectrum says how sharp a picture is. It cannot say whether its detail is true. To see that, cheat.
+# The spectrum says how sharp a picture is, not whether its detail is true. To see that, cheat.
 #
 # ## 7 · Break it: sharpen by cheating
 #
@@ -470,9 +467,9 @@ for rival, won in wins.items():
 Markdown(errors_table(final))
 
 # %% [markdown]
-# **Read.** Believe the table, not the method you have just built. With few patients, a few percent either way are noise. If *no
-# latents* wins, the latents did not earn their time here: source and target lie on one grid, every patient has both, and a
-# network that sees the source at full size needs no code of it.
+# **Read.** Believe the table, not the method you have just built. With few patients, a few percent are noise. If *no latents*
+# wins, the latents did not earn their time here: source and target lie on one grid, every patient has both, and a network that
+# sees the source at full size needs no code of it.
 #
 # Two comparisons take core-hours: made once, with smaller slices and more phantom patients, judged on test patients
 # (`tests/benchmarks/RESULTS.md`, also on what did not pay). *A U-Net a direction*: one for each, the time shared among them.
@@ -493,9 +490,8 @@ Markdown(study_table(ablations, "change"))
 # %% [markdown]
 # **Read.** "As shipped" chooses between three decoders for each direction on validation; the next three lines use one of them
 # everywhere. Every other line is a whole training of the same processor time with one thing changed (the kit's code has 16
-# channels a latent pixel at 8 x 8 pixels; KL-8 and KL-16 hold a quarter of its numbers). A line as good as "as shipped" says
-# that this part earns nothing *here*, however well it is founded: what saves time in each step leaves more steps. Look at both
-# columns: a part can earn its place with all sources and nothing with one.
+# channels a latent pixel at 8 x 8 pixels; KL-8 and KL-16 hold a quarter of its numbers). A line as good as "as shipped" earns
+# nothing *here*: what saves time in each step leaves more steps. A part can earn its place with all sources and nothing with one.
 #
 # ## 9 · Catch it lying: a planted lesion
 #
@@ -530,8 +526,8 @@ lesion
 
 # %% [markdown]
 # **Read.** *Kept* far below 100 % means a lesion is erased; far above, exaggerated. *Elsewhere* counts the largest change more
-# than two pixels away from it: one number of the code draws a whole patch. A network may erase what it never saw in training,
-# and no mean error over a body would show that: the lesion is too small a part of it, as printed above.
+# than two pixels away: one number of the code draws a whole patch. A network may erase what it never saw in training, and no mean
+# error over a body would show it: the lesion is too small a part, as printed above.
 #
 # ## 10 · Does it know when it does not know?
 #
@@ -547,10 +543,10 @@ display(draw_uncertainty(drawn[row], half_width[row], x_target[row], target, pix
 draw_reliability(half_width[mask], (drawn - x_target).abs()[mask], target)
 
 # %% [markdown]
-# **Read.** On the dashed line an interval is as wide as it has to be; below it, wider than needed. The same patients chose the
-# decoder and set the width, so the line is met on average by construction; the *slope* is what the network has learned. A
-# rising curve tells a planner where not to trust the picture; a falling one misleads. It was calibrated on patients like these:
-# with another scanner it may be wrong without saying so. Lesson 04 asks the test patients whether 80 % are 80 %.
+# **Read.** On the dashed line an interval is as wide as it has to be; below it, wider than needed. The same patients set the width,
+# so the line is met on average by construction; the *slope* is what the network has learned. A rising curve tells a planner where
+# not to trust the picture; a falling one misleads. With another scanner it may be wrong without saying so. Lesson 04 asks the test
+# patients whether 80 % are 80 %.
 #
 # ### Explore 2: the translator
 #
@@ -636,8 +632,8 @@ if responses:
 # **What we did.** We split the error into what the tokenizer cannot hold and what the mapper does not know, fine-tuned the
 # decoder with the source at hand, and measured sharpness, error and honesty. The run now holds the stages `decoder`, `unet` and `control`.
 #
-# **What it cannot do.** Where the source does not tell bone from air, no decoder can know; it can only bet. The
-# numbers are of few validation patients, on whom the choice was also made.
+# **What it cannot do.** Where the source does not tell bone from air, no decoder can know; it can only bet. The numbers are of few
+# validation patients, on whom the choice was made.
 #
 # **Next.** Lesson 04 opens the test patients, once, and asks whether the pictures are good enough to plan a dose on.
 # To use your own patients, put case folders into a folder of `data/` and name it in `data_dir`.

@@ -14,7 +14,7 @@
 # %% [markdown]
 # # 04 · Is it good enough for dose?
 #
-# In radiotherapy a synthetic CT has one job: a dose calculated on it must be the dose the patient would get. This lesson
+# A synthetic CT has one job in radiotherapy: a dose calculated on it must be the dose the patient would get. This lesson
 # judges the pictures, then the dose, shows how both judgements can be made to say almost anything, and ends with a report card.
 #
 # | | |
@@ -112,9 +112,8 @@ explore(draw, "The picture stays. Which convention gives the most dB: is it the 
         slice_number=widgets.IntSlider(z, int(inside[0]), int(inside[-1])))
 
 # %% [markdown]
-# **Read.** Two things move: the **range** (R² stands in the formula: a wide window buys dB) and the **voxels** that count
-# (air outside the patient is easy, and the grid is full of it). So every number in our report carries its convention.
-# Compare numbers only within one, on one set of patients.
+# **Read.** Two things move: the **range** (a wide window buys dB) and the **voxels** that count (air outside the patient is easy,
+# and the grid is full of it). So every number in our report carries its convention. Compare only within one, on the same patients.
 #
 # ### Try it 1: undo the flattery
 #
@@ -206,9 +205,9 @@ figures.draw_depth_dose(depth_cm, dose_percent, f"Dose peaks at {10 * depth_cm[d
                                                 f"mm of water costs {percent_per_mm:.2f} % (5 to 10 cm)")
 
 # %% [markdown]
-# **Read.** A few percent from the published value is what a pencil beam can promise. The price of a millimetre is in percent of
-# the **maximum**. The engine knows no HU, only **electron density** relative to water. The next table turns one into the
-# other, for the plan and every recalculation alike (pyRadPlan's default; a clinic measures its own scanner's).
+# **Read.** A few percent off is what a pencil beam can promise. The price of a millimetre is in percent of the **maximum**. The
+# engine knows no HU, only **electron density** relative to water. One table turns one into the other, for the plan and every
+# recalculation (pyRadPlan's default; a clinic measures its own scanner's).
 #
 # **Predict** the costliest: muscle 40 HU too high along 100 mm, a skull at half its HU (8 mm), a cavity filled with water
 # (25 mm), a CBCT's shading of -60 HU along 150 mm.
@@ -224,16 +223,15 @@ errors = {"muscle 40 HU too high, 100 mm": (50, 90, 100), "skull at half its HU,
 Markdown(one_beam_table(errors, percent_per_mm))
 
 # %% [markdown]
-# **Read.** What counts is density times path (1 HU of bone is about half of 1 HU of soft tissue). A skull that is hundreds of HU
-# wrong is thin; a shading that the eye forgives lies along the whole beam. A filled cavity costs most.
+# **Read.** What counts is density times path (1 HU of bone is about half of 1 HU of soft tissue). A skull hundreds of HU wrong
+# is thin; a shading that the eye forgives lies along the whole beam. A filled cavity costs most.
 #
 # ## 4 · A plan
 #
 # Photon fields from around the head (intensity modulated, **IMRT**). The visible tumour (**GTV**) with what it
 # may have invaded unseen (**CTV**) and a margin for positioning makes the target volume (**PTV**). The planner prescribes a
-# dose to it and limits for organs; an optimiser finds the *fluence*, how much each small piece of a beam sends. All of it is our
-# choice: the paper publishes no geometry. The **DVH** (dose-volume histogram) says which part of a structure gets at least
-# which dose.
+# dose to it and limits for organs; an optimiser finds the *fluence*, how much each small piece of a beam sends. All our choice:
+# the paper publishes no geometry. The **DVH** (dose-volume histogram) says which part of a structure gets at least which dose.
 
 # %%
 targets_gy = prescriptions(case)
@@ -254,8 +252,7 @@ else:
 
 # %% [markdown]
 # **Read.** The colours (from 10 % of the prescription) follow the target, of which a cut may show one part only, and spare what
-# lies beside it, unless the target touches it: shared voxels (printed above) get its dose. A teaching plan, but on **both** CTs
-# the same, and that we test.
+# lies beside it; voxels shared with the target (printed above) get its dose. A teaching plan, but the same on **both** CTs.
 #
 # ### Try it 3: D95 by hand
 #
@@ -346,9 +343,9 @@ if plan is not None:
 
 # %% [markdown]
 # **Read.** Half of every bone's HU is gone, and few voxels fail. Why? Bone is thin, all beams share the error, most voxels lie
-# far from the target where the dose is low and 2 % **of the prescription** is generous, and one may search 2 mm around for a
-# match. The paper (Liang et al. 2025) reports rates above 99 % and not their criteria. The mean error in the target and the DVH
-# show size and sign of the error, which a pass rate hides.
+# where the dose is low and 2 % **of the prescription** is generous, and one may search 2 mm around for a match. The paper (Liang
+# et al. 2025) reports rates above 99 % and not their criteria. The target's mean error and the DVH show what a pass rate hides:
+# size and sign.
 #
 # ### What does tell?
 #
@@ -379,11 +376,11 @@ if plan is not None:
     display(Markdown(tables.judged_table(judged)))
 
 # %% [markdown]
-# **Read.** The last two columns are what a measure can tell. MAE: 1, by design; it forgets sign and place. A huge ratio of
-# largest to smallest only means that the noise is near 0 (it cancels along a beam): compare bone with bias, which adds up.
-# The error of the **radiological depth** in front of the target (its size; mean over the beams) orders them without any dose;
-# MAE_target and D95 see it in the dose. A loose gamma does not tell the three apart; how **much** fails at 1 %/1 mm tells more.
-# A physicist looks at the target's mean error first, not at a rate.
+# **Read.** The last two columns are what a measure can tell. MAE: 1, by design; it forgets sign and place. A huge ratio only
+# means that the noise is near 0 (it cancels along a beam): compare bone with bias, which adds up. The error of the
+# **radiological depth** in front of the target (its size; mean over the beams) orders them without any dose; MAE_target and D95
+# see it in the dose. A loose gamma does not tell the three apart; how **much** fails at 1 %/1 mm tells more. A physicist looks
+# at the target's mean error first.
 #
 # ### Try it 4: gamma of one point
 #
@@ -429,8 +426,8 @@ print(check_gamma(my_gamma))
 # ## 6 · The test patients, once
 #
 # This is the only cell, in all four lessons, that **judges** the test patients: images of all of them, in every direction and by
-# every method; dose, which takes longer, on the first `cfg.dose.cases` that can be planned. If a number disappoints you and you
-# go back to change a knob, the test has become a second validation, and you need new patients.
+# every method; dose, which takes longer, on the first `cfg.dose.cases` that can be planned. Go back and change a knob because a
+# number disappoints you, and the test has become a second validation: you need new patients.
 
 # %%
 report = evaluate(cases, run, anew=False)                   # as kept, if nothing changed since
@@ -473,11 +470,11 @@ Markdown("\n\n".join([*in_body, *closer, *alone, *folded, f"**The paper beside i
 
 # %% [markdown]
 # **Read.** First the printed sentences: who is better where CT is hardest, for which targets more sources help, whether the
-# intervals hold 80 %. One that holds too little, or whose width does not go with the error, warns of nothing. The paper's figures
-# cannot be compared with ours: other patients, an unknown mask and window (section 2), and a phantom is cleaner than any patient.
+# intervals hold 80 %. One whose width does not go with the error warns of nothing. The paper's figures cannot be compared with
+# ours: other patients, an unknown mask and window (section 2), and a phantom is cleaner than any patient.
 #
 # *More than luck*: the interval says how large the difference is, p how often chance alone would order patients like this,
-# Holm what is left of it when so many questions are asked at once. A handful of patients can show a size, hardly a proof.
+# Holm what is left of it when many questions are asked at once. Few patients can show a size, hardly a proof.
 #
 # ### What the mean hides
 #
@@ -495,19 +492,18 @@ figures.draw_mean_against_n(row["values"], half_hu, "HU", f"{source} → CT: {ro
                                                           f"{known}")
 
 # %% [markdown]
-# **Read.** A mean over the body is mostly a mean over soft tissue. Bone and air are where MR is blind; section 3 says
-# what that costs. A jump ratio far below 1 is an over-smooth CT, which a low MAE rewards. *Kept* above 100 %
-# exaggerates. *Invented* answers lesson 03: the method with the lowest MAE need not be the one that invents least.
+# **Read.** A mean over the body is mostly a mean over soft tissue. Bone and air are where MR is blind. A jump ratio far below 1 is
+# an over-smooth CT, which a low MAE rewards. *Kept* above 100 % exaggerates. *Invented* answers lesson 03: the method with the
+# lowest MAE need not be the one that invents least.
 #
 # ## 8 · Dose in numbers
 #
 # The plan is made on the real CT. The **same fluence** is calculated again on each synthetic CT, and on what a clinic uses
-# without one: the **raw CBCT**, the body as **water**, and **water + bone + air** (bulk densities). n may be smaller now: few
-# are planned.
+# without one: the **raw CBCT**, the body as **water**, and **water + bone + air** (bulk densities).
 #
 # **Predict.** Which of these would a clinic accept, if MAE_target may exceed 2 % (our choice) in no patient? The first figure
-# shows ME_target, as too much is another harm than too little, and MAE_target as a whisker. The second shows what **fails**
-# gamma (ridge and "no latents" stand in the table only), on a logarithmic axis: rates near 100 % would lie on each other.
+# shows ME_target, as too much is another harm than too little, and MAE_target as a whisker; the second what **fails** gamma
+# (ridge and "no latents": in the table only), on a logarithmic axis.
 
 # %%
 has_dose = bool(tables.rows_of(report, table="gamma"))
@@ -534,9 +530,9 @@ else:
     print("Left out: no test patient has contours with a prescription, so no dose was calculated.")
 
 # %% [markdown]
-# **Read.** A replacement is acceptable, by this limit, if its whisker stays in the grey: MAE_target at most 2 % in every
-# patient, as the report card asks. The signed mean could hide too much here and too little there. A pass rate that
-# hardly differs between the best and the worst has not judged them.
+# **Read.** A replacement is acceptable, by this limit, if its whisker stays in the grey in every patient, as the report card
+# asks. The signed mean could hide too much here and too little there. A pass rate that hardly differs between the best and the
+# worst has not judged them.
 #
 # **Predict.** Does a lower MAE of the image mean a lower error of the dose?
 
@@ -548,9 +544,9 @@ if has_dose:
     print(tables.order_sentence(report))
 
 # %% [markdown]
-# **Read.** Over CTs that differ by hundreds of HU, MAE orders the doses. Look within one source, where the choice between
-# methods is made: there it need not, nor between sources. MAE forgets the sign, and a bias adds up along a beam where noise
-# cancels. The radiological depth adds up as the beam does, needs no plan but its directions, and says *why* a dose is wrong.
+# **Read.** Over CTs that differ by hundreds of HU, MAE orders the doses. Within one source, where the choice between methods is
+# made, it need not. MAE forgets the sign, and a bias adds up along a beam where noise cancels. The radiological depth adds up as
+# the beam does, needs no plan but its directions, and says *why* a dose is wrong.
 #
 # How large may an error be? Errors of known size on one test patient, the same plan: HU shifted, bone scaled, air filled, and
 # the **field of view cut**: a scanner narrower than the widest slice, often the shoulders, leaves air where the skin was.
@@ -577,14 +573,13 @@ if curves:
 
 # %% [markdown]
 # **Read.** A straight line through 0 is a price list: the title has the price of 10 HU, the table that of each quarter of the
-# bone. A cut costs nothing until it reaches the slices that the beams cross, narrower than the shoulders: nothing was
-# forgiven, nothing was hit.
+# bone. A cut costs nothing until it reaches the slices that the beams cross: nothing was forgiven, nothing was hit.
 #
 # Now one test patient and the source that is hardest for dose: the target, and the organ whose mean dose `vaelite` gets most
 # wrong; then all structures in numbers. **Dx** is the dose that x % of a structure get at least (**D2**: its hottest 2 %),
 # **V95** the part of it with at least 95 % of the prescription, **Dmax** the highest dose of any voxel, **Dmean** the mean.
-# Targets are judged by D95 and D2, a cord or brainstem by Dmax, as one hot spot harms it, a gland by Dmean, as it works on
-# with the part that was spared. Then **Explore 2**: where is the dose wrong?
+# Targets are judged by D95 and D2, a cord or brainstem by Dmax, as one hot spot harms it, a gland by Dmean, as the spared part
+# works on. Then **Explore 2**: where is the dose wrong?
 
 # %%
 if has_dose:
@@ -612,7 +607,8 @@ if has_dose:
     hot = figures.hottest_slice(doses["CT"], prescription_gy)
     settings = {"normalisation_gy": prescription_gy, "cutoff_percent": cfg.dose.cutoff_percent,
                 "mode": cfg.dose.gamma_mode}
-    draw = partial(figures.draw_dose_view, tested.volume("CT"), doses, masks, top, tested.spacing_mm, settings)
+    draw = partial(figures.draw_dose_view, tested.volume("CT"), doses, masks, top, tested.spacing_mm, settings,
+                   figures.difference_limit(doses, prescription_gy))
     question = "Which synthetic CT has the largest dose error in the target, and which gamma criterion shows it?"
     parts = [name.split("/") for name in doses if name != "CT"]
     names = [(tables.dose_label(s, method), f"{method}/{s}") for method, s in parts]
@@ -626,9 +622,9 @@ panel
 #
 # ## 9 · Ask a reader
 #
-# A metric cannot say whether a radiologist would trust the picture. The paper's readers scored synthetic MR lower than real
-# MR; their number and scale are not published. Ours (our choice): five criteria from 1 to 5, then *real or synthetic?*,
-# **blind**. A tenth comes twice: who does not agree with himself cannot judge us.
+# A metric cannot say whether a radiologist would trust the picture. The paper's readers scored synthetic MR lower than real MR;
+# their number and scale are not published. Ours (our choice): five criteria from 1 to 5, then *real or synthetic?*, **blind**. A
+# tenth comes twice: who does not agree with himself cannot judge us.
 #
 # **Predict.** Synthetic slices score half a point lower. With three readers, how many patients does it take to show it?
 
@@ -650,17 +646,17 @@ print(f"You said {my_guess_patients}. The criteria: {'; '.join(QUESTIONS[name].t
 draw_power(patients, chance, 0.5, counts["test"])
 
 # %% [markdown]
-# **Read.** This is a simulation; its two scatters, between patients and between ratings, are our choice. The test is
-# Wilcoxon's signed rank on one mean **per patient**: ten slices of one head are no ten patients. Up to seven patients cannot
-# reach 5 % (five criteria, Holm's correction) even if every reader sees the difference each time.
+# **Read.** A simulation; its two scatters, between patients and between ratings, are our choice. The test is Wilcoxon's signed
+# rank on one mean **per patient**: ten slices of one head are no ten patients. Up to seven patients cannot reach 5 % (five
+# criteria, Holm's correction) even if every reader sees the difference each time.
 #
 # ### Take part
 #
 # Type your name and run the cells below. Each answer is kept at once. Without a name it is a rehearsal.
 #
-# **Is it blind?** Before a study is written, a classifier tries to tell real from synthetic *without looking at the
-# patient*, from three hints: the header of the files, the border of the pictures, their order (ids and order are drawn at
-# random: what it "finds" there is luck). If chance would guess as well less than once in a thousand times, the study is refused.
+# **Is it blind?** Before a study is written, a classifier tries to tell real from synthetic *without looking at the patient*,
+# from three hints: header, border and order of the pictures (ids and order are random: what it "finds" there is luck). If chance
+# would guess as well less than once in a thousand times, the study is refused.
 #
 # **Break it.** Scanners leave noise in air, networks hardly any, so our studies show air in black. What if they did not?
 # The last column tries it.
@@ -682,10 +678,9 @@ print("With the air as it is the study is", f"refused: the {' and the '.join(giv
 Markdown(leak_table(trials))
 
 # %% [markdown]
-# Now answer, with the mouse or without: Tab goes from answer to answer, space chooses. When you have answered all, lock:
-# after it nothing can be changed. When **every** reader has locked (others type their names above), the second cell opens
-# the key. If readers do not agree with themselves (*kappa with oneself*) or with each other (*ICC*, *kappa between readers*;
-# 1 = always, 0 = chance), the scores are noise.
+# Now answer, with the mouse or without: Tab goes from answer to answer, space chooses. When you have answered all, lock: then
+# nothing can be changed. When **every** reader has locked, the second cell opens the key. If readers do not agree with themselves
+# (*kappa with oneself*) or with each other (*ICC*, *kappa between readers*; 1 = always, 0 = chance), the scores are noise.
 
 # %%
 panel = ReaderPanel(study, reader or "rehearsal")
@@ -728,8 +723,8 @@ else:
 # %% [markdown]
 # ## 10 · The report card: so, is it good enough for dose?
 #
-# First the lesson's own question, source by source, with the 2 % of MAE_target of section 8, which the raw CBCT may keep as
-# well; then what else a clinic would ask. Where a baseline wins, it says so.
+# First the lesson's own question, source by source (2 % of MAE_target, section 8); then what else a clinic would ask. Where a
+# baseline wins, it says so.
 
 # %%
 card = tables.report_card(report)
@@ -744,7 +739,7 @@ Markdown(tables.markdown(["question", "answer", "in numbers"], [list(line.values
 # **What it cannot do.** A pencil beam does not model electrons at air cavities: its dose there is wrong on both CTs alike. What
 # passes on a phantom is no clinical evidence.
 #
-# **Next.** Repeat all four lessons on real CTs (`make run-all DATA=data/openkbp`, see the README) or on your own case
-# folders. Then train with one knob changed (`.venv/bin/vaelite config` prints all) in a run folder of its own, for instance
+# **Next.** Repeat the lessons on real CTs (`make run-all DATA=data/openkbp`, see the README) or on your own case folders. Then
+# train with one knob changed (`.venv/bin/vaelite config` prints all) in a run folder of its own, for instance
 # `.venv/bin/vaelite vae --data data/phantom-laptop --run runs/factor16 --set vae.factor=16`; `mapper`, `finetune`, `unet` and
-# `evaluate` follow. Which number of the report moves?
+# `evaluate` follow. Which number moves?

@@ -10,6 +10,7 @@ import pytest
 from vaelite import figures
 from vaelite.dose import figures as dose_figures
 from vaelite.dose.figures import (
+    difference_limit,
     draw_comparison,
     draw_density_table,
     draw_depth_dose,
@@ -143,10 +144,17 @@ def test_the_target_is_outlined_and_named_on_a_map(patient, draw):
 def test_each_view_says_how_far_the_target_is_off(patient, view):
     doses = {"CT": patient["dose"], "vaelite/T1c": patient["higher"]}
     settings = {"normalisation_gy": 70.0, "cutoff_percent": 10.0, "mode": "global"}
-    figure = draw_dose_view(patient["ct"], doses, patient["masks"], "PTV", SPACING_MM, settings, "vaelite/T1c", view, 6)
+    figure = draw_dose_view(patient["ct"], doses, patient["masks"], "PTV", SPACING_MM, settings, 3.0, "vaelite/T1c", view, 6)
     said = " ".join(ax.get_title(loc="left") + ax.get_title() for ax in figure.axes) + figure.get_suptitle()
     percent = 2 * patient["dose"][patient["dose"] >= 0.9 * 70].mean() / 70           # every dose is 2 % higher
     assert f"vaelite from T1c: MAE_target {percent:.1f} %" in said.replace("\n", " ").replace("\u00a0", " ")
+
+
+@pytest.mark.parametrize(("percent", "limit"), [(0.0, 3.0), (2.0, 3.0), (-4.0, 5.0), (12.0, 20.0), (90.0, 50.0)])
+def test_one_scale_holds_the_worst_dose(patient, percent, limit):
+    even = np.full(patient["dose"].shape, 70.0)
+    doses = {"CT": even, "vaelite/CBCT": even, "vaelite/T1c": (1 + percent / 100) * even}
+    assert difference_limit(doses, 70.0) == limit
 
 
 def test_equal_pass_rates_do_not_hide_each_other():

@@ -144,13 +144,22 @@ def draw_gamma(ct_hu: np.ndarray, gamma: np.ndarray, spacing_mm: tuple[float, fl
     return figure
 
 
+def difference_limit(doses: dict[str, np.ndarray], prescription_gy: float) -> float:
+    """One colour scale for the differences of all doses from doses["CT"], in % of the prescription: 3, or as many as nearly all
+    voxels need where the plan gives a tenth of it."""
+    irradiated = doses["CT"] >= 0.1 * prescription_gy
+    errors = [np.abs(dose_gy - doses["CT"])[irradiated] for name, dose_gy in doses.items() if name != "CT"]
+    needed = max(100 * float(np.percentile(error, 99)) / prescription_gy for error in errors)
+    return next((limit for limit in (3.0, 5.0, 10.0, 20.0) if limit >= needed), 50.0)
+
+
 def draw_dose_view(ct_hu: np.ndarray, doses: dict[str, np.ndarray], structures: dict[str, np.ndarray], target: str,
-                   spacing_mm: tuple[float, float, float], settings: dict[str, Any], synthetic_ct: str, view: str,
-                   slice_number: int) -> Figure:
+                   spacing_mm: tuple[float, float, float], settings: dict[str, Any], limit_percent: float, synthetic_ct: str,
+                   view: str, slice_number: int) -> Figure:
     """One dose beside that on the real CT, axial: view "dose", "difference" or "gamma 2 %/2 mm".
 
     doses: {"CT": the plan [Gy], "vaelite/T1c": ...}; synthetic_ct: one of its keys; target: the structure outlined.
-    settings: normalisation_gy, cutoff_percent and mode, as `gamma_map` takes them.
+    settings: normalisation_gy, cutoff_percent and mode, as `gamma_map` takes them; limit_percent: see `difference_limit`.
     """
     reference_gy, evaluated_gy, prescription_gy = doses["CT"], doses[synthetic_ct], settings["normalisation_gy"]
     method, _, origin = synthetic_ct.partition("/")
@@ -161,7 +170,7 @@ def draw_dose_view(ct_hu: np.ndarray, doses: dict[str, np.ndarray], structures: 
         return draw_dose_wash(ct_hu, evaluated_gy, structures, spacing_mm, prescription_gy, finding, slice_number)
     if view == "difference":
         return draw_dose_difference(ct_hu, reference_gy, evaluated_gy, spacing_mm, prescription_gy, finding, slice_number,
-                                    structures=outlined)
+                                    limit_percent, outlined)
     percent, mm = (float(part.split()[0]) for part in view.removeprefix("gamma ").split("/"))
     gamma = gamma_of_slice(reference_gy, evaluated_gy, spacing_mm, slice_number, dose_percent=percent, distance_mm=mm, **settings)
     passed = gamma[slice_number][np.isfinite(gamma[slice_number])] <= 1

@@ -147,7 +147,7 @@ def explore_latent_map(codes: Codes, pixel_mm: float, row: int = 0) -> Panel:
     findings = {}
     for colour, labels in groups.items():
         own, chance = (100 * share for share in nearest_share(distance, np.array(labels)))
-        whose = "patient" if colour == "patient" else f"kind ({' / '.join(dict.fromkeys(labels))})"
+        whose = "patient" if colour == "patient" else f"kind ({' / '.join(dict.fromkeys(labels))})".replace(" ", "\u00a0")
         findings[colour] = f"In all latents {own:.0f} % of codes lie next to one of their own {whose}, by chance {chance:.0f} %"
 
     def draw(map, colour, slice):
@@ -225,7 +225,7 @@ def explore_morph(vae: VAE, codes: Codes, pixel_mm: float) -> Panel:
         return draw_morph(codes.decoded[a], morph, blend, codes.decoded[b], (start, end), modality, pixel_mm, way)
 
     way = widgets.IntSlider(50, 0, 100, 100 // STEPS, description="way [%]")
-    panel = explore(draw, "Halfway between two heads: one head, or two on top of each other?",
+    panel = explore(draw, "Halfway between two slices: one picture, or two on top of each other?",
                     start=widgets.Dropdown(options=names), end=widgets.Dropdown(options=names, value=others[0]), way=way)
     play = widgets.Play(value=0, min=0, max=100, step=way.step, interval=FRAME_MS, tooltip="Play the morph")
     widgets.jslink((play, "value"), (way, "value"))
