@@ -89,6 +89,14 @@ def test_every_figure_states_its_finding_and_can_be_saved(patient, tmp_path):
         assert (tmp_path / f"{name}.png").stat().st_size > 3000
 
 
+def test_titles_do_not_run_into_one_another(patient):
+    for name, figure in all_figures(patient).items():
+        figure.draw_without_rendering()
+        titles = [text for ax in figure.axes for text in (ax.title, ax._left_title) if text.get_text()]
+        boxes = [text.get_window_extent() for text in [*titles, *([figure._suptitle] if figure.get_suptitle() else [])]]
+        assert not [1 for i, a in enumerate(boxes) for b in boxes[i + 1:] if a.overlaps(b)], name
+
+
 def test_the_dvh_shows_exactly_what_was_computed(patient):
     expected = dvh(patient["dose"], patient["masks"]["PTV"])
     figure = draw_dvh({"PTV": {"plan": expected}}, "finding")

@@ -346,8 +346,8 @@ def draw_sensitivity(curves: dict[str, dict], criteria: tuple[str, ...], title: 
             axes.tick_params(labelsize=8)
             axes.grid(color="0.92")
     panels = np.atleast_2d(panels)
-    panels[0, 0].set_title("ME_target [%]; beyond the grey MAE_target is above 2 %, too", fontsize=9, loc="left")
-    panels[0, 1].set_title("gamma; axis linear to 1 %, then logarithmic", fontsize=9, loc="left")
+    panels[0, 0].set_title("ME_target; grey: within 2 % either way", fontsize=9, loc="left")
+    panels[0, 1].set_title("gamma; axis linear to 1 %, then log", fontsize=9, loc="left")
     panels[0, 1].legend(fontsize=7, loc="upper center", ncols=2, frameon=False)
     figure.suptitle(folded(title, 78), fontsize=11)
     return figure
