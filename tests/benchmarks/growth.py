@@ -41,13 +41,14 @@ def steps(cfg: Config, size: int) -> dict[str, Step]:
         z = vae.encode(stack.flatten(0, 1)[:, None]).mean.unflatten(0, (len(x), -1))
 
     def finetune() -> Tensor:
-        mapped = (decoder.mapper or mapper)(z, given, target)
+        with torch.set_grad_enabled(decoder.mapper is not None):     # as in stage 3: the mapper learns end to end alone
+            mapped = (decoder.mapper or mapper)(z, given, target)
         return image_loss(decoder(mapped, vae.linear_decode(mapped), stack, given, target)[0], x)
 
     networks: dict[str, tuple[nn.Module, Callable[[], Tensor]]] = {
         "vae": (vae, lambda: image_loss(vae(x)[0], x)),
         "mapper": (mapper, lambda: mapper(z, given, target).abs().mean()),
-        "decoder, end to end": (decoder, finetune)}
+        "decoder": (decoder, finetune)}
     for name, kind in BASELINES.items():
         network = kind(getattr(cfg, name))
         networks[name] = network, lambda network=network: image_loss(network(stack, given, target), x)
