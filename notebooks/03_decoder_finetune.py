@@ -45,7 +45,7 @@ from vaelite.data.intensity import MODALITIES
 from vaelite.data.slices import load_slices, thinned
 from vaelite.dose.figures import draw_response
 from vaelite.evaluation.probes import direction_errors, errors_table, lesion_response, plant_lesions, radial_power
-from vaelite.evaluation.report import markdown
+from vaelite.evaluation.rows import markdown
 from vaelite.evaluation.studies import change_costs, draw_budget, least_cost, load_study, study_table
 from vaelite.explore.explorers import explore_fusion, explore_translation
 from vaelite.explore.panel import explore, show_source

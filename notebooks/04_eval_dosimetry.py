@@ -44,20 +44,22 @@ from IPython.display import Markdown, display
 
 from vaelite.data.cases import load_cases
 from vaelite.data.intensity import from_unit, hu_to_unit, to_unit
-from vaelite.dose import figures
+from vaelite.dose import figures, tables as dose_tables
 from vaelite.dose.altered_ct import SWEEPS, bone_scaled, noise, shifted
 from vaelite.dose.evaluation import (ORGANS_SHOWN, compare_cts, compare_doses, doses_beside, load_doses, one_beam_table,
                                      plan_of_case, prescriptions, structures_in_body, telling_curves)
 from vaelite.dose.gamma import gamma_map, gamma_pass_rate
 from vaelite.dose.metrics import SERIAL_ORGANS, dvh, target_dose_error
 from vaelite.dose.plan import depth_dose_in_water, radiological_depth, recalculate, relative_density_table
-from vaelite.evaluation import report as tables
+from vaelite.evaluation import tables
 from vaelite.evaluation.comparison import half_widths
 from vaelite.evaluation.metrics import every_convention, mae_hu, ssim
 from vaelite.evaluation.probes import draw_pair
+from vaelite.evaluation.rows import METHODS, markdown, rows_of
 from vaelite.explore.panel import explore
 from vaelite.figures import draw_translations
 from vaelite.profiles import profile
+from vaelite.report import report_card, training_table
 from vaelite.runs import open_run
 from vaelite.stages import evaluate, load_translator
 
@@ -108,12 +110,13 @@ display(Markdown(tables.conventions_table(scores["vaelite"])))
 inside = np.flatnonzero(body.any((1, 2)))
 draw = partial(draw_pair, ct_hu, made_hu, body, case.spacing_mm[2], scores)
 explore(draw, "The picture stays. Which convention gives the most dB: is it the range, or the voxels that count?",
-        convention=list(scores["vaelite"]), method=widgets.Dropdown(options=[(tables.METHODS[name], name) for name in made_hu]),
+        convention=list(scores["vaelite"]), method=widgets.Dropdown(options=[(METHODS[name], name) for name in made_hu]),
         slice_number=widgets.IntSlider(z, int(inside[0]), int(inside[-1])))
 
 # %% [markdown]
 # **Read.** Two things move: the **range** (a wide window buys dB) and the **voxels** that count (air outside the patient is easy,
-# and the grid is full of it). So every number in our report carries its convention. Compare only within one, on the same patients.
+# and the grid is full of it). So every number in our report carries its convention. Compare only within one, on one set of
+# patients.
 #
 # ### Try it 1: undo the flattery
 #
@@ -362,18 +365,18 @@ if plan is not None:
     depth_mm = radiological_depth(plan, ct_hu)
     for name, other_hu in altered.items():
         other_gy = recalculate(plan, other_hu)
-        judged[name] = {tables.STAND_IN_METRICS[metric]: value for (metric, _), value in
+        judged[name] = {dose_tables.STAND_IN_METRICS[metric]: value for (metric, _), value in
                         compare_cts(plan, ct_hu, other_hu, depth_mm).items()}
         for table, metric, unit, _, value, _ in compare_doses(plan, other_gy, cfg.dose):
             judged[name] |= {f"{metric}, fails [%]": 100 - value} if table == "gamma" else {f"{metric} [{unit}]": value}
         judged[name][f"D95 of {ptv}, change [Gy]"] = float(np.percentile(other_gy[contours[ptv]], 5)) - d95_gy
-    maes = [of_ct[tables.STAND_IN_METRICS["MAE"]] for of_ct in judged.values()]
+    maes = [of_ct[dose_tables.STAND_IN_METRICS["MAE"]] for of_ct in judged.values()]
     assert max(maes) - min(maes) < 1, "the three are equal for MAE, to 1 HU"
     worst = max(judged, key=lambda name: judged[name]["MAE_target [% of prescription]"])
     hidden = [measure for measure in judged["bone"] if "fails" in measure and all(cts[measure] < 1 for cts in judged.values())]
     print(f"Largest dose error: {worst}. You said {my_guess}. All three above 99 % at:",
           ", ".join(measure.split(",")[0] for measure in hidden) or "no criterion")
-    display(Markdown(tables.judged_table(judged)))
+    display(Markdown(dose_tables.judged_table(judged)))
 
 # %% [markdown]
 # **Read.** The last two columns are what a measure can tell. MAE: 1, by design; it forgets sign and place. A huge ratio only
@@ -433,7 +436,7 @@ print(check_gamma(my_gamma))
 report = evaluate(cases, run, anew=False)                   # as kept, if nothing changed since
 counts = report["data"]["cases"]
 print(f"{len(report['rows']):,} numbers, each with its convention and n, from {counts['test']} test patient(s).")
-Markdown(tables.training_table(report))
+Markdown(training_table(report))
 
 # %% [markdown]
 # ## 7 · Pictures in numbers
@@ -446,24 +449,24 @@ Markdown(tables.training_table(report))
 
 # %%
 into_ct = {}                                                 # {source: {method: mean MAE in the body [HU]}}
-for row in tables.rows_of(report, table="translation", target="CT", metric="MAE", convention="synthrad2023"):
+for row in rows_of(report, table="translation", target="CT", metric="MAE", convention="synthrad2023"):
     into_ct.setdefault(row["source"], {})[row["method"]] = row["mean"]
 hardest = max(into_ct, key=lambda origin: into_ct[origin]["vaelite"])
 ours = into_ct[hardest]["vaelite"]
-ahead = [tables.METHODS[name] for name, mean in into_ct[hardest].items() if mean < ours]
+ahead = [METHODS[name] for name, mean in into_ct[hardest].items() if mean < ours]
 print(f"CT is hardest from {hardest}: {ours:.0f} HU by vaelite; better there: {', '.join(ahead) or 'none'}.")
 in_body, on_grid = ([tables.translation_table(report, metric, whole) for metric in ("MAE", "PSNR", "SSIM")]
                     for whole in (False, True))
 closer = []
-if tables.rows_of(report, table="fusion"):
+if rows_of(report, table="fusion"):
     print(tables.fusion_sentence(report))
     closer += [tables.fusion_table(report)]
-if tables.rows_of(report, table="uncertainty"):
+if rows_of(report, table="uncertainty"):
     print(tables.uncertainty_sentence(report))
     closer += [tables.uncertainty_table(report)]
 folded = ["<details><summary>The same over the whole grid: MAE, PSNR, SSIM</summary>", *on_grid, "</details>"]
 alone = ["**Reconstruction by the tokenizer alone**", tables.reconstruction_table(report)]
-if tables.rows_of(report, table="comparison", target="CT"):
+if rows_of(report, table="comparison", target="CT"):
     closer += ["**More than luck?** The patients are the same for every method: compared patient by patient",
                tables.comparison_table(report, "CT")]
 Markdown("\n\n".join([*in_body, *closer, *alone, *folded, f"**The paper beside it.** {tables.NOT_COMPARABLE}"]))
@@ -484,7 +487,7 @@ Markdown("\n\n".join([*in_body, *closer, *alone, *folded, f"**The paper beside i
 # %%
 closer = (tables.shape_table, tables.slices_table, tables.lesion_table)
 display(Markdown("\n\n".join(text for table in closer if (text := table(report)))))
-(row,) = tables.rows_of(report, table="translation", method="vaelite", source=source, target="CT", metric="MAE",
+(row,) = rows_of(report, table="translation", method="vaelite", source=source, target="CT", metric="MAE",
                         convention="synthrad2023")
 half_hu = half_widths(row["values"])
 known = f"known to ±{half_hu[-1]:.1f} HU" if row["n"] > 1 else "which says nothing about another one"
@@ -492,8 +495,8 @@ figures.draw_mean_against_n(row["values"], half_hu, "HU", f"{source} → CT: {ro
                                                           f"{known}")
 
 # %% [markdown]
-# **Read.** A mean over the body is mostly a mean over soft tissue. Bone and air are where MR is blind. A jump ratio far below 1 is
-# an over-smooth CT, which a low MAE rewards. *Kept* above 100 % exaggerates. *Invented* answers lesson 03: the method with the
+# **Read.** A mean over the body is mostly a mean over soft tissue. Bone and air are where MR is blind. A jump ratio far below 1
+# is an over-smooth CT, which a low MAE rewards. *Kept* above 100 % exaggerates. *Invented* answers lesson 03: the method with the
 # lowest MAE need not be the one that invents least.
 #
 # ## 8 · Dose in numbers
@@ -506,20 +509,20 @@ figures.draw_mean_against_n(row["values"], half_hu, "HU", f"{source} → CT: {ro
 # (ridge and "no latents": in the table only), on a logarithmic axis.
 
 # %%
-has_dose = bool(tables.rows_of(report, table="gamma"))
+has_dose = bool(rows_of(report, table="gamma"))
 if has_dose:
-    display(Markdown(tables.gamma_table(report)))
-    counted = {(row["source"], row["n"]) for row in tables.rows_of(report, table="gamma")}
+    display(Markdown(dose_tables.gamma_table(report)))
+    counted = {(row["source"], row["n"]) for row in rows_of(report, table="gamma")}
     assert len(counted) == len(dict(counted)), "every method of a source is judged on the same patients"
-    by_label = [{tables.dose_label(row["source"], row["method"]): row["values"] for key in tables.dose_methods(report)
-                 for row in tables.rows_of(report, table="dose", metric=metric) if (row["source"], row["method"]) == key}
+    by_label = [{dose_tables.dose_label(row["source"], row["method"]): row["values"] for key in dose_tables.dose_methods(report)
+                 for row in rows_of(report, table="dose", metric=metric) if (row["source"], row["method"]) == key}
                 for metric in ("ME_target", "MAE_target")]
     signed, largest = by_label[0], {label: max(values) for label, values in by_label[1].items()}
     beyond = [label for label, percent in largest.items() if percent > 2]
     finding = f"{len(beyond)} of {len(signed)} replacements have a MAE_target above 2 % in a patient"
     display(figures.draw_errors_by_patient(signed, finding, largest=largest))
-    rates = {key: {} for key in tables.dose_methods(report) if key[1] not in ("ridge", "control")}    # those are in the table
-    for row in tables.rows_of(report, table="gamma"):
+    rates = {key: {} for key in dose_tables.dose_methods(report) if key[1] not in ("ridge", "control")}
+    for row in rows_of(report, table="gamma"):
         criterion = row["metric"].removeprefix("gamma ").replace("%/", " %/").replace("mm", " mm")
         rates.get((row["source"], row["method"]), {})[criterion] = row["mean"]
     spread = {c: np.ptp([rate[c] for rate in rates.values()]) for c in next(iter(rates.values()))}
@@ -538,10 +541,10 @@ else:
 
 # %%
 if has_dose:
-    panels, finding = tables.prediction_panels(report)
+    panels, finding = dose_tables.prediction_panels(report)
     display(figures.draw_error_against_dose(panels, finding))
-    display(Markdown(tables.prediction_table(report)))
-    print(tables.order_sentence(report))
+    display(Markdown(dose_tables.prediction_table(report)))
+    print(dose_tables.order_sentence(report))
 
 # %% [markdown]
 # **Read.** Over CTs that differ by hundreds of HU, MAE orders the doses. Within one source, where the choice between methods is
@@ -554,7 +557,7 @@ if has_dose:
 # **Predict.** Which is a straight line, and which costs nothing at first? What does half the bone cost *here*?
 
 # %%
-curves = tables.sensitivity_curves(report)
+curves = dose_tables.sensitivity_curves(report)
 if curves:
     shown = [metric for metric in curves["bone HU"] if metric.startswith("gamma ")][1:]
     for kind, curve in curves.items():
@@ -565,7 +568,7 @@ if curves:
     per_10_hu = 10 * float(np.polyfit(bias["amount"], bias["ME_target"], 1)[0])
     finding = f"10 HU everywhere cost {per_10_hu:+.2f} % in the target; half of every bone's HU {half_percent:+.2f} %"
     display(figures.draw_sensitivity(curves, tuple(shown), finding))
-    display(Markdown(tables.sensitivity_table(curves["bone HU"], "bone HU")))
+    display(Markdown(dose_tables.sensitivity_table(curves["bone HU"], "bone HU")))
     if judged:
         print(f"Half the bone: {half_percent:+.2f} % here, {judged['bone']['ME_target [% of prescription]']:+.2f} % in section 5 "
               f"({case.name}). Another patient, other bones in front of the target.")
@@ -583,7 +586,7 @@ if curves:
 
 # %%
 if has_dose:
-    row = max(tables.rows_of(report, table="dose", method="vaelite", metric="MAE_target"), key=lambda row: row["mean"])
+    row = max(rows_of(report, table="dose", method="vaelite", metric="MAE_target"), key=lambda row: row["mean"])
     origin = row["source"]
     tested = next(case for case in cases if case.name == row["cases"][0])
     levels_gy, doses = prescriptions(tested), load_doses(run, tested.name)     # {name: dose [z, y, x] in Gy}
@@ -593,7 +596,7 @@ if has_dose:
     change_gy = float(np.percentile(shown["vaelite"][masks[top]], 5) - np.percentile(shown["plan"][masks[top]], 5))
     finding = f"{tested.name}: vaelite's CT from {origin} changes D95 of {top} by {change_gy:+.2f} Gy"
     display(figures.draw_dvh(telling_curves(shown, masks, top), finding, levels_gy))
-    display(Markdown(tables.dvh_table(report)))
+    display(Markdown(dose_tables.dvh_table(report)))
     if set(SERIAL_ORGANS) <= masks.keys():
         shared = int(np.all([masks[name] for name in SERIAL_ORGANS], axis=0).sum())
         print(f"Contours of {' and '.join(SERIAL_ORGANS)} share {shared} voxels in {tested.name}"
@@ -611,7 +614,7 @@ if has_dose:
                    figures.difference_limit(doses, prescription_gy))
     question = "Which synthetic CT has the largest dose error in the target, and which gamma criterion shows it?"
     parts = [name.split("/") for name in doses if name != "CT"]
-    names = [(tables.dose_label(s, method), f"{method}/{s}") for method, s in parts]
+    names = [(dose_tables.dose_label(s, method), f"{method}/{s}") for method, s in parts]
     panel = explore(draw, question, synthetic_ct=widgets.Dropdown(options=names, value=f"vaelite/{origin}"),
                     view=["difference", "dose", "gamma 3 %/3 mm", "gamma 2 %/2 mm", "gamma 1 %/1 mm"],
                     slice_number=widgets.IntSlider(hot, int(reached[0]), int(reached[-1])))
@@ -727,10 +730,10 @@ else:
 # baseline wins, it says so.
 
 # %%
-card = tables.report_card(report)
+card = report_card(report)
 assert report["data"]["cases"]["test"] == sum(case.split == "test" for case in cases), "judged on these patients"
 print(f"n = {counts['test']} test patient(s) of {report['data']['name']}. Research and teaching, not for treatment.")
-Markdown(tables.markdown(["question", "answer", "in numbers"], [list(line.values()) for line in card]))
+Markdown(markdown(["question", "answer", "in numbers"], [list(line.values()) for line in card]))
 
 # %% [markdown]
 # **What we did.** We judged one run on patients it had never seen, each number with its convention and beside its baselines. All

@@ -11,7 +11,7 @@ from scipy import stats
 from vaelite.errors import VaeliteError
 from vaelite.evaluation.comparison import bootstrap_interval, half_widths, holm, paired_comparison
 from vaelite.evaluation.images import comparison_rows
-from vaelite.evaluation.report import comparison_table
+from vaelite.evaluation.tables import comparison_table
 
 
 @pytest.mark.parametrize("n", [6, 17])

@@ -21,7 +21,7 @@ from vaelite.evaluation.distribution import (
     texture_extractor,
 )
 from vaelite.evaluation.images import distribution_rows
-from vaelite.evaluation.report import distribution_table
+from vaelite.evaluation.tables import distribution_table
 from vaelite.models.vae import VAE, VAEConfig
 
 HAS_TORCHVISION = importlib.util.find_spec("torchvision") is not None

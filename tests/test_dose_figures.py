@@ -27,8 +27,9 @@ from vaelite.dose.figures import (
     draw_sensitivity,
 )
 from vaelite.dose.metrics import dvh
+from vaelite.dose.tables import BULK_METHODS, dose_label
 from vaelite.errors import VaeliteError
-from vaelite.evaluation.report import BULK_METHODS, METHODS, dose_label
+from vaelite.evaluation.rows import METHODS
 
 SHAPE, SPACING_MM = (10, 24, 20), (3.0, 2.0, 2.0)
 CURVE = {"unit": "% of the true HU", "amount": [50, 100, 150], "ME_target": [1.5, 0.0, -1.5], "gamma 2%/2mm": [99.9, 100, 99.8],

@@ -23,7 +23,7 @@ TIERS = [                                                    # packages and modu
     {"translate", "figures"},
     {"evaluation"},
     {"dose", "explore"},
-    {"reader_study", "profiles"},
+    {"reader_study", "profiles", "report"},
     {"stages"},
     {"notebooks"},
     {"__main__"},

@@ -7,7 +7,7 @@ import nbformat
 import pytest
 
 from vaelite.errors import VaeliteError
-from vaelite.evaluation.report import rows_of
+from vaelite.evaluation.rows import rows_of
 from vaelite.notebooks import run_notebooks
 from vaelite.runs import open_run
 

@@ -10,6 +10,7 @@ from scipy import ndimage
 
 from vaelite.data.intensity import MODALITIES
 from vaelite.data.slices import SliceSet, thinned
+from vaelite.dose.tables import judged_table, order_sentence, sensitivity_table
 from vaelite.errors import VaeliteError
 from vaelite.evaluation.probes import (
     direction_errors,
@@ -21,17 +22,10 @@ from vaelite.evaluation.probes import (
     plant_lesions,
     radial_power,
 )
-from vaelite.evaluation.report import (
-    fusion_sentence,
-    judged_table,
-    jumps_sentence,
-    order_sentence,
-    report_card,
-    sensitivity_table,
-    uncertainty_sentence,
-    verdict,
-)
+from vaelite.evaluation.rows import verdict
+from vaelite.evaluation.tables import fusion_sentence, jumps_sentence, uncertainty_sentence
 from vaelite.models.vae import VAE, VAEConfig
+from vaelite.report import report_card
 from vaelite.translate import Translator
 
 PIXEL_MM = 2.0

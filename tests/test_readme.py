@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vaelite.evaluation.report import fill, put
+from vaelite.report import fill, put
 
 ROOT = Path(__file__).parents[1]
 COURSE = (ROOT / "notebooks" / "README.md").read_text(encoding="utf-8")

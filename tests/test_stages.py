@@ -18,11 +18,13 @@ from vaelite.data.slices import load_slices
 from vaelite.data.volumes import load_volume
 from vaelite.dose.altered_ct import SWEEPS
 from vaelite.dose.evaluation import load_doses, plan_of_case
+from vaelite.dose.tables import sensitivity_curves
 from vaelite.errors import VaeliteError
 from vaelite.evaluation.images import judge_interval
-from vaelite.evaluation.report import report_tables, rows_of, sensitivity_curves
+from vaelite.evaluation.rows import rows_of
 from vaelite.models.losses import laplace_nll
 from vaelite.profiles import PROFILES, profile
+from vaelite.report import report_tables
 from vaelite.runs import open_run
 from vaelite.stages import (
     choose_decoders,

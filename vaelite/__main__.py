@@ -114,7 +114,7 @@ def knob_and_value(text: str) -> tuple[str, object]:
 
 def evaluate_run(options: argparse.Namespace) -> None:
     from .data.cases import load_cases
-    from .evaluation.report import report_tables
+    from .report import report_tables
     from .runs import open_run
     from .stages import evaluate
 
@@ -159,7 +159,7 @@ def check_data(options: argparse.Namespace) -> None:
 
 
 def print_report(options: argparse.Namespace) -> None:
-    from .evaluation.report import fill, put, report_tables
+    from .report import fill, put, report_tables
     from .runs import open_run
 
     run = open_run(options.run)

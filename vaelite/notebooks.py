@@ -25,7 +25,7 @@ from papermill.engines import NBClientEngine, papermill_engines
 from traitlets import default
 
 from vaelite.errors import VaeliteError
-from vaelite.evaluation.report import markdown
+from vaelite.evaluation.rows import markdown
 from vaelite.pages import clean, static_page
 from vaelite.runs import MADE_BY, Run
 

@@ -15,7 +15,7 @@ from vaelite.data.cases import load_cases
 from vaelite.dose.evaluation import prescriptions
 from vaelite.dose.gamma import gamma_map
 from vaelite.dose.plan import plan_imrt, recalculate
-from vaelite.evaluation.report import markdown
+from vaelite.evaluation.rows import markdown
 from vaelite.profiles import from_knobs
 from vaelite.runs import open_run
 

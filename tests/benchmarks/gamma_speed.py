@@ -18,7 +18,7 @@ import pymedphys
 
 from vaelite.dose.evaluation import load_doses
 from vaelite.dose.gamma import gamma_map
-from vaelite.evaluation.report import rows_of
+from vaelite.evaluation.rows import rows_of
 from vaelite.runs import open_run
 
 RESULTS = Path(__file__).with_name("RESULTS.md")

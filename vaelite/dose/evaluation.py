@@ -24,7 +24,7 @@ from ..data.intensity import HU_MODALITIES, from_unit, to_unit
 from ..errors import VaeliteError
 from ..evaluation.images import IMAGE_METHODS, OnCase, Values, as_row
 from ..evaluation.metrics import mae_hu, tissue_mae_hu
-from ..evaluation.report import markdown
+from ..evaluation.rows import markdown
 from ..runs import Run, code_version, write_atomically
 from ..translate import Translator
 from .altered_ct import BULK, SWEEPS

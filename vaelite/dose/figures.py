@@ -16,9 +16,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from ..errors import VaeliteError
-from ..evaluation.report import dose_label
 from .gamma import gamma_of_slice
 from .metrics import target_dose_error
+from .tables import dose_label
 
 CT_WINDOW_HU = (-160.0, 240.0)                               # soft tissue: level 40, width 400
 BONE_WINDOW_HU = (0.0, 1500.0)                               # bone in greys, soft tissue nearly black

@@ -12,7 +12,7 @@ from ..errors import VaeliteError
 from ..figures import DISPLAYS, METHOD_NAMES, draw_convention
 from ..translate import Translator, task_name
 from .metrics import CONVENTIONS, value_range
-from .report import markdown
+from .rows import markdown
 
 FADE_PIXELS = 6                                              # of the body's edge, in a spectrum
 

@@ -14,7 +14,7 @@ from PIL import Image
 from scipy import stats
 
 from ..errors import VaeliteError
-from ..evaluation.report import markdown
+from ..evaluation.rows import markdown
 
 BORDER = 8                                                   # pixels: the margin and some of the air around the body; our choice
 LEAK_P = 0.001                                               # our choice: one false alarm in a thousand hints

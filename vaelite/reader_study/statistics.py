@@ -14,7 +14,7 @@ from scipy import stats
 
 from ..errors import VaeliteError
 from ..evaluation.comparison import holm, signed_rank_p
-from ..evaluation.report import markdown
+from ..evaluation.rows import markdown
 from .answers import CRITERIA
 
 Rows = Sequence[dict[str, Any]]
