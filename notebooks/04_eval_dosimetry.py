@@ -37,7 +37,6 @@ run_dir = "runs/phantom-laptop"
 # %%
 # %matplotlib inline
 from functools import partial
-
 import ipywidgets as widgets
 import numpy as np
 from IPython.display import Markdown, display
@@ -59,7 +58,6 @@ from vaelite.evaluation.rows import METHODS, markdown, rows_of
 from vaelite.explore.panel import explore
 from vaelite.figures import draw_translations
 from vaelite.profiles import profile
-from vaelite.report import report_card, training_table
 from vaelite.runs import open_run
 from vaelite.stages import evaluate, load_translator
 
@@ -433,6 +431,8 @@ print(check_gamma(my_gamma))
 # number disappoints you, and the test has become a second validation: you need new patients.
 
 # %%
+from vaelite.report import report_card, training_table
+
 report = evaluate(cases, run, anew=False)                   # as kept, if nothing changed since
 counts = report["data"]["cases"]
 print(f"{len(report['rows']):,} numbers, each with its convention and n, from {counts['test']} test patient(s).")
