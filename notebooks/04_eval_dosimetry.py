@@ -54,7 +54,7 @@ from vaelite.evaluation import tables
 from vaelite.evaluation.comparison import half_widths
 from vaelite.evaluation.metrics import every_convention, mae_hu, ssim
 from vaelite.evaluation.probes import draw_pair
-from vaelite.evaluation.rows import METHODS, markdown, rows_of
+from vaelite.evaluation.rows import METHODS, rows_of
 from vaelite.explore.panel import explore
 from vaelite.figures import draw_translations
 from vaelite.profiles import profile
@@ -431,7 +431,7 @@ print(check_gamma(my_gamma))
 # number disappoints you, and the test has become a second validation: you need new patients.
 
 # %%
-from vaelite.report import report_card, training_table
+from vaelite.report import card_table, training_table
 
 report = evaluate(cases, run, anew=False)                   # as kept, if nothing changed since
 counts = report["data"]["cases"]
@@ -730,10 +730,9 @@ else:
 # baseline wins, it says so.
 
 # %%
-card = report_card(report)
 assert report["data"]["cases"]["test"] == sum(case.split == "test" for case in cases), "judged on these patients"
 print(f"n = {counts['test']} test patient(s) of {report['data']['name']}. Research and teaching, not for treatment.")
-Markdown(markdown(["question", "answer", "in numbers"], [list(line.values()) for line in card]))
+Markdown(card_table(report))
 
 # %% [markdown]
 # **What we did.** We judged one run on patients it had never seen, each number with its convention and beside its baselines. All

@@ -53,8 +53,7 @@ def report_summary(report: dict[str, Any]) -> str:
     head = (f"Run `{report['run']}` (profile {report['profile']}, seed {report['seed']}) on `{data['name']}`: "
             f"{counts['train']} training, {counts['validation']} validation, {counts['test']} test patients; "
             f"means over test patients. Images: {'; '.join(data['sources'])}. Research and teaching only.")
-    card = markdown(["question", "answer", "in numbers"], [list(line.values()) for line in report_card(report)])
-    return "\n\n".join([head, training_table(report), summary_table(report), card])
+    return "\n\n".join([head, training_table(report), summary_table(report), card_table(report)])
 
 
 def fill(text: str, report: dict[str, Any]) -> str:
@@ -81,6 +80,11 @@ def training_table(report: dict[str, Any]) -> str:
     rows = [[name, f"{s['parameters']:,}", f"{s['steps']:,}", f"{s['seconds']:.0f}", f"{s['processor_seconds']:.0f}", s["device"]]
             for name, s in report["stages"].items()]
     return markdown(["network", "parameters trained", "steps", "seconds", "processor seconds", "device"], rows)
+
+
+def card_table(report: dict[str, Any]) -> str:
+    """The report card, a line a question."""
+    return markdown(["question", "answer", "in numbers"], [list(line.values()) for line in report_card(report)])
 
 
 def report_card(report: dict[str, Any]) -> list[dict[str, str]]:
