@@ -21,7 +21,7 @@
 # | | |
 # |---|---|
 # | **Goal** | build, train and judge a shared variational autoencoder (VAE), and know its rival: PCA |
-# | **Time** | measured times: `notebooks/README.md`; profile `paper` needs a GPU |
+# | **Time** | two sessions of 90 minutes with the exercises; minutes of the cells alone: `notebooks/README.md` |
 # | **Needs** | a data set (`make data`, or your own patients as case folders) |
 # | **Makes** | stage `vae` in `runs/<name>/`, read by lesson 02 |
 # | **You should know** | matrices, means and variances, what a convolution does. No deep learning beyond that |
@@ -40,6 +40,7 @@ from functools import partial
 import ipywidgets as widgets
 import torch
 from einops import rearrange
+from IPython.display import Markdown, display
 
 from vaelite.data.cases import load_cases
 from vaelite.data.intensity import MODALITIES, hu_to_unit
@@ -55,17 +56,14 @@ from vaelite.profiles import profile
 from vaelite.runs import open_run
 from vaelite.stages import load_vae, reconstruction_psnr, train_vae
 
-cfg = profile(profile_name)
-run = open_run(run_dir)
-
 # %% [markdown]
 # ## 1 · Whose heads are these?
 #
-# `load_cases` checks every file once: one grid for each patient, CT in HU, nobody in two splits. **Training**
-# patients teach the network. **Validation** patients judge it in lessons 01 to 03, where we still make choices.
-# **Test** patients are touched once, in lesson 04.
+# `load_cases` checks every file once: one grid for each patient, CT in HU, nobody in two splits. **Training** patients teach the
+# network, **validation** patients judge it in lessons 01 to 03, **test** patients once, in lesson 04.
 
 # %%
+cfg, run = profile(profile_name), open_run(run_dir)
 cases = load_cases(data_dir)
 modalities = [m for m in MODALITIES if any(m in case.modalities for case in cases)]
 for name in ("train", "validation", "test"):
@@ -94,10 +92,9 @@ draw_modalities(picture, pixel_mm, held_out.mask[row])
 #
 # ### Explore 1: take a cone-beam CT apart
 #
-# CBCT and CT both measure attenuation, so why do they differ? The phantom's generator (its data card:
-# `data_scripts/PHANTOM.md`) builds every scan step by step, and each step has a switch. Here it scans a slab of
-# one phantom head at the height of the mouth, with every setting in turn. *Original CT* is the anatomy itself, before
-# any scanner.
+# CBCT and CT both measure attenuation, so why do they differ? The phantom's generator (`data_scripts/PHANTOM.md`) builds every
+# scan step by step, and each step has a switch. Here it scans a slab of one head at the height of the mouth, with every setting
+# in turn. *Original CT* is the anatomy itself, before any scanner.
 #
 # **Predict.** Rank three faults by the error they add: a sixth of the views, no scatter correction, photon noise.
 
@@ -154,7 +151,7 @@ for name, settings in faults.items():
     fault = torch.as_tensor(scans[settings] - scans["no scatter", 360, False])
     limit_hu = fault[body].abs().quantile(0.95)              # each on its own grey scale, or grain would not show
     alone[f"{name}\nblack to white: ±{limit_hu:.0f} HU"] = fault / limit_hu
-draw_slices(alone, "model space", head.grid.spacing_mm[2], "What each fault adds to the best scan, on its own scale", body)
+draw_slices(alone, "model space", head.grid.spacing_mm[2], "What each fault adds to the best scan, on its own scale", body, False)
 
 # %% [markdown]
 # **Read.** MAE is the mean absolute error, here in the body. The panels show each fault alone: too few views draw streaks,
@@ -262,7 +259,7 @@ print(check_projection(my_projection))
 # %% [markdown]
 # ### Explore 2: turn patterns off
 #
-# **Predict**, before you touch it: from how many patterns on can you no longer tell the copy from the original?
+# **Predict**, before you touch it: from how many patterns on can you no longer tell the copy from the original, if ever?
 
 # %%
 def draw_pca(vae, slices, row, pixel_mm, patterns, modality):
@@ -298,8 +295,8 @@ draw_quality([n * (size // f) ** 2 for n in steps], pca_db, n_pixels)
 # %% [markdown]
 # **Read.** PSNR (peak signal-to-noise ratio) is a logarithm: 20 dB is a root-mean-square error of 10 % of the range, and
 # every +6 dB halves it. Find the line's value for the setting at which *you* stopped seeing a difference above. Whole
-# slices count, air too, of validation patients, whom the PCA never saw. Thin bone goes first when numbers are few,
-# smooth brain and air last; noise cannot be compressed. Yet a grainy CBCT may come out best: CT's scale spans 3000 HU, so its
+# slices count, air too, of validation patients, whom the PCA never saw. Thin bone and small cavities go first when numbers are
+# few, smooth brain last; noise cannot be compressed. Yet a grainy CBCT may come out best: CT's scale spans 3000 HU, so its
 # soft tissue and noise hardly count, while MR's range is its own contrast. So do not compare dB between modalities.
 #
 # ## 4 · From a point to a cloud: the variational autoencoder
@@ -364,7 +361,8 @@ print(check_sample(my_sample))
 #    = \tfrac12 \left(\mu^2 + \sigma^2 - 1 - \log \sigma^2\right) $$
 #
 # (Kingma and Welling 2014, appendix B). By the book, training minimises the negative *evidence lower bound* (on how
-# probable the model finds the data). Ours keeps its two parts, but L1 and SSIM are no likelihood, so it bounds nothing:
+# probable the model finds the data). Ours keeps its two parts, but L1 (mean absolute difference) plus SSIM is no likelihood that
+# sums to 1, so it bounds nothing:
 #
 # $$ \mathcal L = \underbrace{|\hat x - x| + w_s\,(1 - \mathrm{SSIM})}_{\texttt{image}} +
 #    \beta \, \underbrace{\mathrm{KL}/n_z}_{\texttt{kl\_per\_latent}} $$
@@ -440,8 +438,8 @@ print("of each: " + ", ".join(f"{m} {vae_db[m] - pca_db[m][-1]:+.1f} dB" for m i
 draw_quality([n * (size // f) ** 2 for n in steps], pca_db, n_pixels, vae_db)
 
 # %% [markdown]
-# **Read.** The loss of the recorded steps (*records*) starts at PCA's, so judge the end by that and not by the spike: there
-# the full learning rate moves the networks off PCA before they know where to. The KL grows as clouds shrink. The stars are the
+# **Read.** The loss of the recorded steps (*records*) starts at PCA's, so judge the end by the first ones and not by the spike:
+# there the learning rate moves the networks off PCA before they know where to. The KL grows as clouds shrink. The stars are the
 # VAE, the end of each line PCA with as many numbers. If the gains are small, training was too short to matter: at profile
 # `smoke` that is so. A method that costs minutes has to beat one that costs a second; always print both.
 #
@@ -460,7 +458,7 @@ pca_error, vae_error = ((code.decode(code.encode(x).mean) - x).abs().mean((1, 2,
 most = int((pca_error - vae_error).argmax())
 print(f"Slice {most} gains most in {first}: from {50 * pca_error[most]:.2f} to {50 * vae_error[most]:.2f} % of the range (mean "
       f"absolute error, whole slice).")
-explore(partial(draw_codes, pca, vae, held_out, pixel_mm), "Where does the VAE repair what PCA gets wrong?",
+explore(partial(draw_codes, pca, vae, held_out, pixel_mm), "Where are both wrong: at edges, in bone, in the noise?",
         modality=widgets.Dropdown(options=list(picture), value=first),
         number=widgets.IntSlider(most, 0, n_slices - 1, description="slice"))
 
@@ -539,17 +537,37 @@ print(f"A slice costs {nats.mean():,.0f} nats = {kilobytes:.1f} kB; as 16-bit pi
 
 # %%
 draws = torch.randn(3, *posterior.mean.shape[1:], generator=generator)
-for name, z in {f"{len(x)} coded slices": posterior.mean, f"{len(draws)} draws": draws}.items():
-    beside = torch.stack([z[:, 0, :, 1:].flatten(), z[:, 0, :, :-1].flatten()])
-    print(f"{name}: latents side by side correlate with r = {torch.corrcoef(beside)[0, 1]:.2f} (channel 1)")
+alike = [float(torch.corrcoef(torch.stack([z[:, 0, :, 1:].flatten(), z[:, 0, :, :-1].flatten()]))[0, 1])    # side by side
+         for z in (posterior.mean, draws)]
+print(f"Latents side by side (channel 1) correlate with r = {alike[0]:.2f} in {len(x)} coded slices, {alike[1]:.2f} in "
+      f"{len(draws)} draws; the clouds have sigma {sigma:.3f}, the prior 1.")
 dreams = {f"draw {number}": image[0] for number, image in enumerate(vae.decode(draws), 1)}
-draw_slices(dreams, "model space", pixel_mm,
-            f"No heads: independent draws from the prior (clouds have sigma {sigma:.3f}, the prior 1)")
+finding = f"Draws from the prior: neighbours correlate with r = {alike[1]:.2f}, in coded slices with r = {alike[0]:.2f}"
+draw_slices(dreams, "model space", pixel_mm, finding)
 
 # %% [markdown]
 # **Read.** Neighbouring latents of a real head belong together ($r$ above); independent draws know nothing of it. With a large
-# $\beta$ the clouds would grow to $\sigma = 1$ and the mean to 0: every slice would get the same code, and the
-# decoder would ignore it. That is **posterior collapse**. Between the two, $\beta$ is a choice.
+# $\beta$ the clouds would grow to $\sigma = 1$ and the mean to 0: every slice would get the same code, and the decoder would
+# ignore it. That is **posterior collapse**: a *channel* (one of the `k` numbers, at all places) whose KL is 0 says nothing.
+#
+# ### Ablate: other codes
+#
+# Made once, since it takes minutes each: tokenizers trained equally long on the 64 x 64 slices of 59 phantom patients, judged on
+# 17 others (`tests/benchmarks/tokenizers.py`). *KL-8*: `f = 8`, with 4 channels or our 16; *KL-16*: `f = 16`, 16 channels;
+# *VQ-16* keeps of each patch only the index of the nearest of 1,024 learnt vectors. *MONAI's*: another library's network. KID, a
+# distance between crowds of pictures, is 0 for equal ones (lesson 04).
+#
+# **Predict.** Is it better to keep 256 numbers as 4 of each small patch or as 16 of each large one? And which $\beta$ collapses?
+
+# %%
+from vaelite.evaluation.studies import load_study, tokenizer_table
+
+(study,) = load_study("tokenizers_64px_*.json")
+print(f"{study['seconds']:g} processor seconds each, one seed, n = {study['test_patients']} test patients; means of modalities")
+Markdown(tokenizer_table(study))
+
+# %% [markdown]
+# **Read.** READTOK
 #
 # ## 7 · One space for all modalities: where do CT and MR of one head lie?
 #
@@ -561,19 +579,15 @@ draw_slices(dreams, "model space", pixel_mm,
 # Each point is the code of one slice in one modality. *PCA* shows the two directions in which whole codes differ most;
 # *t-SNE* (van der Maaten and Hinton 2008) bends the plane so that neighbours stay neighbours, and gives up distances.
 # Beside the map, the chosen code is decoded, and with it the **nearest** code of every other modality, measured in all
-# latents. **Find**: a slice whose nearest neighbours are all the slice itself. Is there one where none is? (The map counts
-# coded slices from 1: its slice $i$ of the first patient is slice $3(i - 1)$ of explorer 3.)
+# latents. **Find**: a slice whose nearest neighbours are all the slice itself. Is there one where none is? (Its slice $i$ of the
+# first patient is slice $3(i - 1)$ of explorer 3.)
+#
+# A map is a shadow of the cloud. Below it are three directions, to be turned. **Find** the view in which CT and MR separate best,
+# then the share of the variance in the title: how much of the space do you still not see?
 
 # %%
-explore_latent_map(codes, pixel_mm, row // 3)
-
-# %% [markdown]
-# A map on paper is a shadow of the cloud. Here are three directions, to be turned. **Find** the view in which CT and MR
-# separate best, then the share of the variance in the title: how much of the space do you still not see?
-
-# %%
+display(explore_latent_map(codes, pixel_mm, row // 3))
 explore_latent_cloud(codes)
-
 # %%
 flat = codes.z.flatten(1)
 apart = torch.cdist(flat, flat) / flat.shape[1] ** 0.5       # (n, n), RMS difference of a latent
@@ -594,24 +608,26 @@ gap_mm = 3 * held_out_cases[0].spacing_mm[0]
 patient, of = coded.case[codes.row], {m: (codes.modality == i).nonzero()[:, 0] for m, i in columns.items()}
 print(f"distance, RMS of a latent, medians; any two codes: {torch.pdist(flat).median() / flat.shape[1] ** 0.5:.2f} "
       f"(n = {len(flat) * (len(flat) - 1) // 2} pairs)")
+beside = {}                                                  # {what: its distance}
 for m in modalities:
     block = apart[of[first]][:, of[m]]                       # from each code of the one to each of the other
     up = codes.row[of[m]] - codes.row[of[first]][:, None]    # how many coded slices higher
     if m == first:
         above = block[(up == 1) & (patient[of[m]] == patient[of[m]][:, None])]
-        print(f"{first} to the {first} {gap_mm:g} mm above: {above.median():.2f} (n = {len(above)})")
+        beside[f"the {first} {gap_mm:g} mm above"] = above.median()
     else:
+        beside[f"the {m} of the same slice"] = block[up == 0].median()
         hits = int((up.gather(1, block.argmin(1, keepdim=True)) == 0).sum())
         print(f"{first} to {m}: same slice {block[up == 0].median():.2f}, another {block[up != 0].median():.2f}; the own slice "
               f"is the nearest {m} in {hits} of {int((up == 0).sum())}, by chance 1 in {len(of[m])}")
+print(f"nearest to a {first}: " + ", ".join(f"{what} {beside[what]:.2f}" for what in sorted(beside, key=beside.get)))
 
 # %% [markdown]
-# **Read.** A shared space does not mean one place for one anatomy. The map's headline counts CT and CBCT as one kind, MR as
-# the other; a CT has its CBCT beside it anyway, so read the line of MR alone. Above chance the kinds lie apart, at chance they
-# are mixed, below it codes prefer the other kind. PCA shows only a part of the variance and t-SNE no distances: trust the
-# numbers. If the same slice is nearer than another, and more often the nearest than by chance, codes of different
-# modalities share some anatomy. They need not: the VAE was asked to keep all that draws the slice again, and the modality
-# is part of that.
+# **Read.** A shared space does not mean one place for one anatomy. A CT has its CBCT beside it anyway, so read the line of MR
+# alone: above chance the kinds lie apart, at chance they are mixed. PCA shows a part of the variance and t-SNE no distances:
+# trust the numbers. If the same slice is nearer than another, and more often the nearest than by chance, codes of different
+# modalities share some anatomy. They need not: the VAE was asked to keep all that draws the slice again, and the modality is
+# part of that.
 #
 # ### Explore 5: walk through the latent space
 #
@@ -629,10 +645,9 @@ for channel in range(min(2, k)):
 explore_walk(vae, codes, row // 3, pixel_mm)
 
 # %% [markdown]
-# **Read.** Channel 1 makes the whole picture brighter or darker; channel 2 slopes each patch alone, so its mean stays
-# small: the same stripe every `f` pixels, for a channel knows nothing of the next patch. Principal directions move tissue over
-# the whole head. They are sorted by variance and not by meaning, so no single one is "the modality", and a few SD away no
-# head is left.
+# **Read.** Channel 1 makes the whole picture brighter or darker; channel 2 slopes each patch alone: the same stripe every `f`
+# pixels, for a channel knows nothing of the next patch. Principal directions move tissue over the whole head. They are sorted by
+# variance and not by meaning, so no single one is "the modality", and a few SD away no head is left.
 #
 # ### Explore 6: morph
 #
@@ -643,10 +658,9 @@ explore_walk(vae, codes, row // 3, pixel_mm)
 explore_morph(vae, codes, pixel_mm)
 
 # %% [markdown]
-# **Read.** Two on top of each other: the headline says how little the morph differs from a cross-fade (mean difference of a
-# pixel in the body). For PCA they are the same by algebra, and this VAE is nearly linear. The code of a place describes that
-# place, and half of *bone here* and half of *air here* is not *bone a centimetre further*. To move an outline a code must
-# know that it is one: that needs a far smaller code, or a model that draws from it. It is what a tokenizer gives up to be
+# **Read.** Two on top of each other: the headline says how little the morph differs from a cross-fade. For PCA they are the same
+# by algebra, and this VAE is nearly linear. The code of a place describes that place: half of *bone here* and half of *air here*
+# is not *bone a centimetre further*. To move an outline a code must know that it is one. That is what a tokenizer gives up to be
 # exact.
 #
 # ## 8 · Check yourself
@@ -694,13 +708,11 @@ print(f"{n_latents:,} numbers: VAE {all_db:.1f} dB, PCA {pca_all_db:.1f} dB, mea
 print(f"saved: {run.file_of('vae')}, {run.stages['vae']['parameters']:,} parameters, {run.stages['vae']['seconds']:.0f} s")
 
 # %% [markdown]
-# **What we did.** We coded slices of all modalities with one VAE that starts at PCA, measured what is lost against
-# PCA with as many numbers, and looked at where modalities lie. What it costs, and whether the networks beat PCA, the lines
-# above say for this profile and these data.
+# **What we did.** We coded slices of all modalities with one VAE that starts at PCA, measured what is lost against PCA with as
+# many numbers, and looked at where modalities lie.
 #
-# **What it cannot do.** It loses fine structure, most at edges. It generates no new heads. Our numbers come from
-# validation patients of this data set; on a phantom they say nothing about patients. Nothing here is a medical
-# device.
+# **What it cannot do.** It loses fine structure, most at edges. It generates no new heads. Our numbers come from validation
+# patients of this data set; on a phantom they say nothing about patients. Nothing here is a medical device.
 #
 # **Next.** Lesson 02 freezes this VAE and learns to map the latents of one modality to those of another. To use
 # your own patients, write case folders (README, "your own data") and set `data_dir` and `run_dir` above.

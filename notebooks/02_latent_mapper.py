@@ -21,7 +21,7 @@
 # | | |
 # |---|---|
 # | **Goal** | train a latent mapper for all directions, and judge it against doing nothing and linear regression |
-# | **Time** | measured times: `notebooks/README.md`; profile `paper` needs a GPU |
+# | **Time** | two sessions of 90 minutes with the exercises; minutes of the cells alone: `notebooks/README.md` |
 # | **Needs** | stage `vae` of the same run (lesson 01) |
 # | **Makes** | stage `mapper` in `runs/<name>/`, read by lesson 03 |
 # | **You should know** | lesson 01; least squares; what a gradient is |
@@ -57,7 +57,30 @@ from vaelite.training.train import directions, tasks
 from vaelite.translate import Translator
 
 # %% [markdown]
-# ## 0 · A toy first
+# ## 1 · One head, many directions
+
+# %%
+cfg = profile(profile_name)
+run = open_run(run_dir)
+vae = load_vae(run)                                          # refuses, and says what to do, if lesson 01 was not run
+cases = load_cases(data_dir)
+modalities = [m for m in MODALITIES if any(m in case.modalities for case in cases)]
+held_out_cases = [case for case in cases if case.split == "validation"]
+held_out = load_slices(held_out_cases, cfg.data.size)
+judged = thinned(held_out, 60)                               # about 60 slices judge; more only make us wait
+print(f"source: {cases[0].info.get('source', 'not stated')}")
+print(f"{len(held_out_cases)} validation patients, {len(judged)} slices")
+print(f"{len(modalities)} modalities: {', '.join(modalities)}; {len(modalities) * (len(modalities) - 1)} directions")
+if missing := sorted(set(MODALITIES) - set(modalities)):
+    print(f"This data set has no {' and no '.join(missing)}: their directions are left out.")
+grid = held_out_cases[0].volume(held_out_cases[0].modalities[0]).shape
+pixel_mm = held_out_cases[0].spacing_mm[1] * max(grid[1:]) / cfg.data.size
+row = int((judged.case == 0).sum() * 0.6)                    # a slice through the face of the first validation patient
+x_of = {m: judged.x[row, i].float() for i, m in enumerate(MODALITIES) if judged.have[row, i]}
+draw_modalities(x_of, pixel_mm, judged.mask[row])
+
+# %% [markdown]
+# ### A toy first
 #
 # A row of 16 random numbers $x_1 \dots x_{16}$, its ends joined; the answer is known. (A) *bias*: $y_i = x_i$ + the mean of
 # all 16. (B) *edge*: $y_i$ = right neighbour − left neighbour. Three translators: *copy*; *near*, a weighted sum of a number
@@ -87,30 +110,6 @@ assert abs(rms["bias"]["near"] - math.sqrt(13) / 16) < 0.01, "13 of 16 numbers a
 # **Read.** By theory: 1/4, $\sqrt{13}/16 = 0.225$ and 0; $\sqrt 3$, 0 and $\sqrt 2$. What is near, the line over neighbours
 # finds exactly; what is far, only looking around finds. Each rival wins once, so the mapper has both: a line over neighbours
 # (section 3) and attention (section 4), which with equal weights is the mean of all.
-#
-# ## 1 · One head, many directions
-
-# %%
-cfg = profile(profile_name)
-run = open_run(run_dir)
-vae = load_vae(run)                                          # refuses, and says what to do, if lesson 01 was not run
-cases = load_cases(data_dir)
-modalities = [m for m in MODALITIES if any(m in case.modalities for case in cases)]
-held_out_cases = [case for case in cases if case.split == "validation"]
-held_out = load_slices(held_out_cases, cfg.data.size)
-judged = thinned(held_out, 60)                               # about 60 slices judge; more only make us wait
-print(f"source: {cases[0].info.get('source', 'not stated')}")
-print(f"{len(held_out_cases)} validation patients, {len(judged)} slices")
-print(f"{len(modalities)} modalities: {', '.join(modalities)}; {len(modalities) * (len(modalities) - 1)} directions")
-if missing := sorted(set(MODALITIES) - set(modalities)):
-    print(f"This data set has no {' and no '.join(missing)}: their directions are left out.")
-
-# %%
-grid = held_out_cases[0].volume(held_out_cases[0].modalities[0]).shape
-pixel_mm = held_out_cases[0].spacing_mm[1] * max(grid[1:]) / cfg.data.size
-row = int((judged.case == 0).sum() * 0.6)                    # a slice through the face of the first validation patient
-x_of = {m: judged.x[row, i].float() for i, m in enumerate(MODALITIES) if judged.have[row, i]}
-draw_modalities(x_of, pixel_mm, judged.mask[row])
 
 # %% [markdown]
 # ## 2 · First rival: do nothing
@@ -210,7 +209,7 @@ show_source(solve_ridge)
 #
 # One knob, three values: predict each latent pixel from 1 x 1, 3 x 3 or 5 x 5 source pixels. We fit on some training
 # patients and judge on validation patients. The error is the root mean square, in standard deviations (SD) of a latent over
-# the fitted patients: predicting their mean scores 1 there, and less or more on patients who are easier or harder.
+# the fitted patients: predicting their mean scores 1 there.
 #
 # In code, latents stand in *slots*: `z` has the shape (b, m, k, h, w), `b` slices with one slot for each of `m` modalities,
 # in it `k` numbers at each of `h` x `w` places. `in_slot` puts latents into their slot and says which slots to read.
@@ -220,14 +219,13 @@ show_source(solve_ridge)
 # %%
 @torch.no_grad()
 def latent_errors(mapped, deviation, z, have):
-    """Errors of the mapped latents in standard deviations of a latent, all directions in one row."""
+    """Errors of the mapped latents in standard deviations of a latent, of each direction (b, k, h, w)."""
     found = []
     for s, t in directions(have):
         both = have[:, s] & have[:, t]
         source, target = (torch.full((int(both.sum()),), m) for m in (s, t))
-        error = mapped(*in_slot(z[both, s], source), target) - z[both, t]
-        found.append((error / deviation).flatten())
-    return torch.cat(found)
+        found.append((mapped(*in_slot(z[both, s], source), target) - z[both, t]) / deviation)
+    return found
 
 
 # %%
@@ -242,7 +240,8 @@ for n in sorted({1, 3, 5, kept}):
     shape = replace(cfg.mapper, latent_channels=z_fitted.shape[2], neighbourhood=n)
     ridge = LatentMapper(shape).fit_ridge(z_fitted, fitted.have, penalty=1e-2)      # lambda, the default: our choice
     for rms, z, slices in ((own, z_fitted, fitted), (other, z_judged, judged)):
-        rms[n] = float(latent_errors(ridge.ridge_latents, ridge.latent_deviation, z, slices.have).square().mean().sqrt())
+        errors = latent_errors(ridge.ridge_latents, ridge.latent_deviation, z, slices.have)
+        rms[n] = float(torch.cat(errors).square().mean().sqrt())
     print(f"{f'{n} x {n}':>14}{n * n * z_fitted.shape[2] + 1:>9}{own[n]:>22.3f}{other[n]:>26.3f}")
 best = min(other, key=other.get)
 print(f"Best on validation: {best} x {best}. The kit keeps {kept} x {kept}" + (
@@ -252,8 +251,8 @@ print(f"Best on validation: {best} x {best}. The kit keeps {kept} x {kept}" + (
 # %% [markdown]
 # **Read.** Weights are counted for each number predicted. On the fitted patients a wider view can only help: the narrow
 # one is a special case of it. On the others it may not, if there are too few patients for so many weights. Compare
-# **down** a column: the two columns are of different patients, and a few validation patients may be the easier ones. What a
-# paper hides when it reports on its training patients is that the best row may be another one.
+# **down** a column: the two columns are of different patients, and a few validation patients may be the easier ones. The best
+# row of the fitted patients need not be the best of the others.
 #
 # ## 4 · What a line cannot do: look around
 #
@@ -310,10 +309,10 @@ def my_attention(q, k, v):
 print(check_attention(my_attention))
 
 # %% [markdown]
-# The mapper's own attention is your two lines in `a` copies side by side, called *attention heads*, each with its own $q$, $k$
-# and $v$; $q$ and $k$ are normalised before (so no token can shout), and one linear layer follows. No mask: a token reads
-# those before it **and** those behind it. That is what *bidirectional* means; a language model that writes from left to right
-# may only look back. Your two lines do not know where a token stands. (The line with `autocast` is for speed: it keeps
+# The mapper's own attention is your two lines in several copies side by side (`a` of them), called *attention heads*, each with
+# its own $q$, $k$ and $v$; $q$ and $k$ are normalised before (so no token can shout), and one linear layer follows. No mask: a
+# token reads those before it **and** those behind it. That is what *bidirectional* means; a language model that writes from left
+# to right may only look back. Your two lines do not know where a token stands. (The line with `autocast` is for speed: it keeps
 # `bfloat16`, numbers of half the length, away from a CPU.)
 
 # %%
@@ -325,17 +324,23 @@ show_source(Block.attend)
 # blocks follow one another. Sines and cosines of row and column are added to each token: without them attention would not know
 # places.
 #
-# **How is it told where to go?** Each modality has an *embedding*, a learnt vector, as source and another as target.
-# In every block their sum sets a scale and a shift for what enters attention and network, and for each branch a
-# *gate*, a learnt factor for what it adds (adaLN-Zero, Peebles and Xie 2023). The gates start at zero: before
-# training, the mapper *is* the ridge, and it learns what the ridge leaves over. That is our choice; the paper
-# publishes no architecture.
+# **How is it told where to go?** The names choose the ridge's $W$ (`ridge_kernel`): one for each target and set of sources. For
+# the rest each modality has an *embedding*, a learnt vector, as source and another as target. In every block their sum sets a
+# scale and a shift for what enters attention and network, and for each branch a *gate*, a learnt factor for what it adds
+# (adaLN-Zero, Peebles and Xie 2023). The gates start at zero: before training, the mapper *is* the ridge, and it learns what the
+# ridge leaves over. That is our choice; the paper publishes no architecture.
 #
 # ## 5 · Train it
 #
 # **Predict.** In how many directions will the ridge beat copying? In how many will the trained mapper beat the ridge?
 
 # %%
+def from_source(mapped, name, target):
+    """The function z -> mapped latents, with z told to be of modality `name`."""
+    s, t = MODALITIES.index(name), MODALITIES.index(target)
+    return lambda z: mapped(*in_slot(z, torch.full((len(z),), s)), torch.full((len(z),), t))
+
+
 my_guess_ridge, my_guess_mapper = None, None                 # two numbers
 train_mapper(cfg, cases, run)
 translator = load_mapped(run)                                # stages 1 and 2 as lesson 03 will find them
@@ -344,25 +349,30 @@ draw_training(run.stages["mapper"]["history"], "mapper", "mean |error| [SD of a 
 # %%
 print(f"error of a latent [SD] on validation: {len(judged)} slices of {len(held_out_cases)} patient(s), all directions")
 for name, mapped in {"ridge": translator.mapper.ridge_latents, "mapper": translator.mapper}.items():
-    error = latent_errors(mapped, translator.mapper.latent_deviation, z_judged, judged.have)
-    mean, rms = float(error.abs().mean()), float(error.square().mean().sqrt())
-    print(f"{name:>8}: mean absolute {mean:.3f}, root mean square {rms:.3f}: {rms / mean:.2f} times as much")
+    errors = latent_errors(mapped, translator.mapper.latent_deviation, z_judged, judged.have)
+    rms = [float(error.square().mean().sqrt()) for error in errors]
+    print(f"{name:>8}: mean absolute {torch.cat(errors).abs().mean():.3f}; root mean square by direction {min(rms):.2f} to "
+          f"{max(rms):.2f}")
 
 # %%
-decoded_db = []
-for s, t in directions(judged.have):
+decoded_db, generator = {"as mapped": [], "as much plain noise": []}, torch.Generator().manual_seed(0)
+for (s, t), size in zip(directions(judged.have), rms):       # of the mapper
     both = judged.have[:, [s, t]].all(1)
-    found = translator.slices(judged.x[both, s][:, None], MODALITIES[s], MODALITIES[t], "mapped")[:, 0]
-    decoded_db.append(float(10 * torch.log10(4 / (found - judged.x[both, t].float()).square().mean())))    # as in lesson 01
-print(f"the mapper's latents decoded: {sum(decoded_db) / len(decoded_db):.1f} dB, mean of {len(decoded_db)} directions")
+    noise = size * translator.mapper.latent_deviation * torch.randn(z_judged[both, t].shape, generator=generator)
+    mapped = from_source(translator.mapper, MODALITIES[s], MODALITIES[t])
+    for name, z in {"as mapped": mapped(z_judged[both, s]), "as much plain noise": z_judged[both, t] + noise}.items():
+        with torch.no_grad():
+            error = vae.decode(z).clamp(-1, 1)[:, 0] - judged.x[both, t].float()
+        decoded_db[name].append(float(10 * torch.log10(4 / error.square().mean())))    # PSNR [dB] as in lesson 01
+print("; ".join(f"{name}: {sum(db) / len(db):.1f} dB" for name, db in decoded_db.items()),
+      f"(latents decoded, mean of {len(rms)} directions)")
 
 # %% [markdown]
 # **Read.** The loss is the mean **absolute** error of a latent, in its standard deviations, on **training** patients. It
 # starts at the ridge, which is not quite that of section 3: `train_mapper` fits it to slices of all training patients and their
-# mirror images. Look in lesson 01's table "How exact must a latent be?" with the **root mean square** above, which that table
-# counts, and compare its dB with those printed here: higher ones mean that the mapper errs where a picture forgives, while noise
-# hits all latents alike. For normal errors the root mean square would be 1.25 times the mean absolute error; the more above,
-# the more a few large errors (edges, bone) make up the whole.
+# mirror images. Lesson 01 asked how exact a latent must be, with noise. Here each direction's true latents got as much noise as
+# the mapper errs (root mean square): if *as mapped* has more dB, the mapper errs where a picture forgives, while noise hits all
+# latents alike.
 #
 # ## 6 · All directions, three methods
 #
@@ -435,13 +445,13 @@ for method, values in skill.items():
     print(f"{method:>8}: mean skill {sum(values) / len(values):.2f}, worst {min(values):.2f}, best {max(values):.2f} "
           f"({len(values)} directions, {len(judged)} validation slices)")
 below = [direction for direction in errors if left_over[direction] >= 1 + TIE]
-others = [1 - left_over[direction] for direction in errors if direction not in below]
-if below and others:
-    print(f"  mapped: mean skill {sum(others) / len(others):.2f} without {', '.join(below)}, where it loses against copying")
+for method in ("ridge", "mapped") if 0 < len(below) < len(errors) else ():
+    others = [1 - error[method] / error["copy"] for direction, error in errors.items() if direction not in below]
+    print(f"{method:>8}: mean skill {sum(others) / len(others):.2f} without {', '.join(below)}, where mapped loses to copying")
 
 # %% [markdown]
 # **Read.** A few directions in which copying is hard to beat pull the mean down: twice a small error is skill -1. The last
-# line, if there is one, leaves them out.
+# lines, if there are any, leave them out.
 #
 # ## 7 · Does it really look both ways?
 #
@@ -459,14 +469,6 @@ def influence(mapped, z, token):
 
 
 source, target = modalities[-1], "CT" if "CT" in modalities[:-1] else modalities[0]
-
-
-def from_source(mapped, name, target):
-    """The function z -> mapped latents, with z told to be of modality `name`."""
-    s, t = MODALITIES.index(name), MODALITIES.index(target)
-    return lambda z: mapped(*in_slot(z, torch.full((len(z),), s)), torch.full((len(z),), t))
-
-
 z = vae.encode(x_of[source][None, None]).mean
 token = (z.shape[2] // 2, z.shape[3] // 2)
 seen = {"ridge": influence(from_source(translator.mapper.ridge_latents, source, target), z, token),
@@ -479,7 +481,7 @@ before, after = int((order[:here] > 0).sum()), int((order[here + 1:] > 0).sum())
 assert before == here and after == len(order) - here - 1, "a bidirectional mapper reads every token"
 around = seen["mapper"][token[0] - 1:token[0] + 2, token[1] - 1:token[1] + 2]
 own, near = float(order[here] / order.sum()), float(around.sum() / order.sum())
-print(f"share of the influence: its 3 x 3 neighbourhood {100 * near:.0f} % (its own place alone {100 * own:.0f} %), "
+print(f"share of the influence on one token: its 3 x 3 neighbourhood {100 * near:.1f} % (its own place {100 * own:.1f} %), "
       f"the rest {100 * (1 - near):.1f} %. It reads {before} tokens before it and {after} behind it, in reading order.")
 draw_influence(seen, token, f"{source} to {target}, mapper: the {len(order) - around.numel()} tokens beyond the 3 x 3 have "
                             f"{100 * (1 - near):.1f} % of the influence")
@@ -515,18 +517,23 @@ print(f"slice {row}, mean over all tokens: distance read [mm] and weight on the 
       f"{distance_mm.mean():.0f} mm, {100 * body.mean():.0f} %")
 for block, heads in enumerate(zip(reach_mm, on_body), 1):
     print(f"block {block}: " + "; ".join(f"head {n} {mm:.0f} mm, {share:.0f} %" for n, (mm, share) in enumerate(zip(*heads), 1)))
+torch.manual_seed(0)                                         # a scale: heads that have learnt nothing
+with torch.no_grad():
+    blank = LatentMapper(translator.mapper.config).attention_maps(translator.encode(stack, given), given, to)[:, 0]
+blank_mm, blank_body = (blank * distance_mm).sum(-1).mean(-1), 100 * (blank @ body).mean(-1)
+print(f"untrained: {blank_mm.min():.0f} to {blank_mm.max():.0f} mm, {blank_body.min():.0f} to {blank_body.max():.0f} %")
 
 # %% [markdown]
 # **Read.** A head well below the even distance looks around its own place, one near it at everything, one above it at what is
 # far. (The picture's title is about one token: in the middle of the grid even weights lie nearer than at its edge.) Body or
-# air? Compare with the body's share of the slice, which even weights would give. Weight on air is not a mistake: a head that
-# needs nothing has to put its one whole somewhere, and air says little. So a weight is not a cause. What a token *does* is in
+# air? Compare with even weights, and with the last line: what lies within its range an untrained network does, too, and needs no
+# story. Weight on air is not a mistake: a head that needs nothing has to put its one whole somewhere. What a token *does* is in
 # the Jacobian above, where value, gate and the blocks that follow count too.
 #
 # ## 8 · Guidance: say where to go, or lie about it
 #
-# *Guidance* is what tells the mapper its task: the names of source and target, as embeddings that set scales, shifts and
-# gates of every block (section 4). Here latents and weights stay; only the target's name changes.
+# *Guidance* is what tells the mapper its task: the names of source and target. They choose the ridge's matrix, and as embeddings
+# they set scales, shifts and gates of every block (section 4). Here only the target's name changes.
 
 # %%
 with torch.no_grad():
@@ -548,7 +555,10 @@ with torch.no_grad():
     for name in [source] + [m for m in modalities if m not in (source, target)]:
         told[name] = vae.decode(from_source(translator.mapper, name, target)(z_judged[both, s])).clamp(-1, 1)[:, 0]
         error[name] = mean_error(told[name], judged.x[both, t].float(), target, judged.mask[both])
-        print(f"a {source} called {name:>4}: error in {target} {error[name]:6.1f} {unit}  (n = {len(told[name])} slices)")
+        ridge = vae.decode(from_source(translator.mapper.ridge_latents, name, target)(z_judged[both, s])).clamp(-1, 1)[:, 0]
+        alone = mean_error(ridge, judged.x[both, t].float(), target, judged.mask[both])
+        print(f"a {source} called {name:>4}: error in {target} {error[name]:6.1f} {unit}, of the ridge alone {alone:6.1f} {unit} "
+              f"(n = {len(ridge)} slices)")
 if len(told) < 2:
     print("Two modalities leave no room for a lie: this needs a third.")
 lies = sorted((name for name in error if name != source), key=error.get)
@@ -558,10 +568,11 @@ pictures = {f"called {name}": told[name][int(both[:row].sum())] for name in dict
 draw_translations(source, x_of[source], target, x_of[target], pictures, pixel_mm, judged.mask[row])
 
 # %% [markdown]
-# **Read.** One model serves all directions only because it is told which. A wrong label in a data archive crashes nothing. A
-# loud lie, one that adds much to the error, gives itself away in the picture. A quiet one does silent harm: it looks as good
-# as the honest picture, and who has no real one beside it cannot know. `load_cases` refuses a CT that is not in HU and a CT
-# called MR; T1c called T2w, or CBCT called CT, it cannot see.
+# **Read.** One model serves all directions only because it is told which. Where the ridge alone errs as much, the lie lies in
+# the matrix that the name chose, not in the embeddings. A wrong label in a data archive crashes nothing. A loud lie, one that
+# adds much to the error, gives itself away in the picture. A quiet one does silent harm: it looks as good as the honest picture,
+# and who has no real one beside it cannot know. `load_cases` refuses a CT that is not in HU and a CT called MR; T1c called T2w,
+# or CBCT called CT, it cannot see.
 #
 # ## 9 · Two sources know more than one
 #
@@ -614,13 +625,14 @@ predictions = {"copy": x_source[worst], "mapped": predicted[worst],
                "ridge": translator.slices(x_source[worst][None, None], worst_source, worst_target, "ridge")[0, 0]}
 tokenizer = translator.reconstruct(x_target[[worst]].numpy())[0]
 blur, found = (mean_error(x, x_target[worst], worst_target, judged.mask[worst]) for x in (tokenizer, predicted[worst]))
-print(f"The tokenizer alone, the real {worst_target} coded and decoded, has {100 * blur / found:.0f} % of the mapper's error.")
+print(f"The tokenizer alone, the real {worst_target} coded and decoded, errs by {100 * blur / found:.0f} % of the mapper's "
+      "error.")
 draw_translations(worst_source, x_source[worst], worst_target, x_target[worst], predictions, pixel_mm,
                   judged.mask[worst])
 
 # %% [markdown]
-# **Read.** Where source and target nearly agree, the mapper's error is mostly what the tokenizer blurs (its share is printed
-# above): edges, grain, thin bone. Where they do not, it is what the source does not tell. Lesson 03 measures them apart.
+# **Read.** Where source and target nearly agree, the mapper's error is mostly what the tokenizer blurs, too (printed above):
+# edges, grain, thin bone. Where they do not, it is what the source does not tell. Lesson 03 measures them apart.
 #
 # ### Explore 2: any direction, any slice
 
@@ -634,9 +646,10 @@ def draw_direction(translator, slices, pixel_mm, direction, number, method):
 
 
 names = [f"{s} to {t}" for s, t in translator.directions()]
+asked = "MR" if target == "CT" and {"T1c", "T2w"} <= set(modalities) else "source"    # the CBCT would be no question
 low = row // 6                                               # a tenth of the way up the first patient: the lower end
 explore(partial(draw_direction, translator, judged, pixel_mm),
-        f"Which source gives the best {target} at slice {row} (face), and which at slice {low} (lower end)?",
+        f"Which {asked} gives the best {target} at slice {row} (face), and which at slice {low} (lower end)?",
         direction=names, method=["mapped", "ridge"],
         number=widgets.IntSlider(row, 0, len(judged) - 1, description="slice"))
 
@@ -688,7 +701,7 @@ print(f"saved: {run.file_of('mapper')}, {run.stages['mapper']['parameters']:,} p
 # %% [markdown]
 # **What we did.** One model maps latents in every direction. We set it beside doing nothing and beside a closed-form ridge,
 # saw in its Jacobian that it reads both ways and how much that counts, and saw what guidance does and what a false label
-# does.
+# does. Twelve networks were not trained here: lesson 03, section 8, has them.
 #
 # **What it cannot do.** It cannot restore what the tokenizer lost, and it draws the mean of what is possible where
 # the source does not tell: expect soft pictures, and from MR to CT blocky ones (one latent pixel is `factor` x

@@ -20,7 +20,7 @@
 # | | |
 # |---|---|
 # | **Goal** | fine-tune the decoder on mapped latents, and measure what is gained, what is lost, what is invented |
-# | **Time** | measured minutes of each profile: `notebooks/README.md` |
+# | **Time** | two sessions of 90 minutes with the exercises; minutes of the cells alone: `notebooks/README.md` |
 # | **Needs** | a run with the stages `vae` (lesson 01) and `mapper` (lesson 02) |
 # | **Makes** | stages `decoder`, `unet` and `control` in `runs/<name>/`, read by lesson 04 |
 # | **You should know** | lessons 01 and 02; what a spatial frequency is helps |
@@ -46,7 +46,7 @@ from vaelite.data.slices import load_slices, thinned
 from vaelite.dose.figures import draw_response
 from vaelite.evaluation.probes import direction_errors, errors_table, lesion_response, plant_lesions, radial_power
 from vaelite.evaluation.rows import markdown
-from vaelite.evaluation.studies import change_costs, draw_budget, least_cost, load_study, study_table
+from vaelite.evaluation.studies import draw_budget, least_cost, load_study, study_table, told_changes
 from vaelite.explore.explorers import explore_fusion, explore_translation
 from vaelite.explore.panel import explore, show_source
 from vaelite.figures import (DISPLAYS, METHOD_COLOURS, METHOD_NAMES, draw_reliability, draw_slices, draw_training,
@@ -107,16 +107,14 @@ Markdown(errors_table(errors))
 
 # %% [markdown]
 # **Read.** Mean absolute error in the body, up to 60 validation slices; bold is the best that knows only the source. A factor
-# near 1 means that the tokenizer is the bottleneck: only a better code or a look at the source can help; where even *copy*
-# beats the tokenizer, the code alone is hopeless. A large factor means that the source does not tell enough, or that the mapper
-# has not learnt it.
+# near 1 means that the tokenizer is the bottleneck: only a better code or a look at the source can help. A large factor means that
+# the source does not tell enough, or that the mapper has not learnt it.
 #
 # ## 2 · What a loss rewards
 #
-# Fine-tuning minimises a loss, and a network gives you what you reward, not what you want. So take a toy whose truth
-# we know. In MR, bone and air are both black. Say that of 100 such pixels 60 are air ($x=-1$, -1000 HU) and 40 bone
-# ($x=+0.2$, 800 HU).
-# The network cannot tell which; it must answer with **one** number $c$ for all of them.
+# Fine-tuning minimises a loss, and a network gives you what you reward, not what you want. So take a toy whose truth we know. In
+# MR, bone and air are both black. Say that of 100 such pixels 60 are air ($x=-1$, -1000 HU) and 40 bone ($x=+0.2$, 800 HU). The
+# network cannot tell which; it must answer with **one** number $c$ for all of them.
 #
 # **Predict.** Which $c$ minimises the mean of $|x-c|$ (L1)? Which the mean of $(x-c)^2$ (L2)?
 
@@ -124,14 +122,16 @@ Markdown(errors_table(errors))
 pixels = np.repeat([-1.0, 0.2], [60, 40])                    # 60 air, 40 bone
 c = np.linspace(-1.2, 0.6, 181)
 figure, ((ax,),) = new_figure(3.0)
+best = {}
 for name, power, style in (("L1", 1, "-"), ("L2", 2, "--")):
     loss = (np.abs(pixels[:, None] - c) ** power).mean(0)
-    best = c[loss.argmin()]
-    ax.plot(c, loss, style, color="black", label=f"{name}: best at {best:.2f}")
-    ax.plot(best, loss.min(), "o", color=METHOD_COLOURS["vaelite"])
+    best[name] = c[loss.argmin()]
+    ax.plot(c, loss, style, color="black", label=name)
+    ax.plot(best[name], loss.min(), "o", color=METHOD_COLOURS["vaelite"])
 plain_axes(ax, "answer c for all pixels [1]", "mean loss [1]")
 ax.legend(fontsize=9)
-headline(figure, "L2 answers with a value that no pixel has; L1 answers with the majority and gives up the rest")
+share = {name: 100 * np.isclose(pixels, value).mean() for name, value in best.items()}
+headline(figure, "; ".join(f"{name} answers {best[name]:.2f}, the value of {share[name]:.0f} % of the pixels" for name in best))
 figure
 
 # %% [markdown]
@@ -254,9 +254,9 @@ print(check_ssim(my_ssim))
 #
 # The stage-1 decoder (the VAE's own, of lesson 01) has never seen a mapped latent, and the detail that the latents lost is in
 # the **source slice**. So stage 3 looks at both. It begins with a *draft*, what PCA alone draws from the mapped latents
-# (*mapped* is what the whole stage-1 decoder draws from them). Again there is a linear path in closed form, a *blend*: one
-# small filter each for source and draft, by least squares. A U-Net looks at draft, source and blend and draws a *gain* map that
-# scales the blend pixel by pixel (it can turn the noise of the CBCT's air off) and a *detail* to add; both start at 0. Encoder
+# (*mapped* is what the whole stage-1 decoder draws from them). Again there is a linear path in closed form, a *blend*: one small
+# filter each for source and draft, by least squares. A U-Net looks at draft, source and blend and draws a *gain* that scales the
+# blend pixel by pixel by 1 + gain (it can turn the noise of the CBCT's air off) and a *detail* to add; both start at 0. Encoder
 # and mapper stay as they are.
 #
 # The paper (Liang et al. 2025) fine-tunes the stage-1 decoder; how, it does not say. Ours is left alone (our choice;
@@ -270,8 +270,8 @@ print(check_ssim(my_ssim))
 show_source(GuidedDecoder.forward)
 
 # %% [markdown]
-# **Predict.** It has a look at the source, and one decoder must serve every direction. Which directions will gain
-# most? Can any **lose**?
+# **Predict.** Stage 3 sees the source, and one decoder must serve every direction. Which directions will gain most? Can any
+# **lose**?
 
 # %%
 translator = finetune_decoder(cfg, cases, run)
@@ -301,9 +301,10 @@ print(f"gain over the better of the two others: largest {gain[best]:+.1f} % ({be
 Markdown(errors_table(measured))
 
 # %% [markdown]
-# **Read.** Where fine-tuning loses, it has usually seen too few steps (profile smoke), or source and target are nearly the same
-# picture and every change is for the worse. The choice uses patients that trained nothing, and that lesson 04 does not judge by:
-# chosen on the test patients, the best of noisy numbers would flatter us.
+# **Read.** Training starts at the blend: where fine-tuning loses to it, training has moved it away and, with few steps (profile
+# smoke), not back; or source and target are nearly the same picture and every change is for the worse. The choice uses patients
+# that trained nothing, and that lesson 04 does not judge by: chosen on the test patients, the best of noisy numbers would
+# flatter us.
 #
 # ### Try it 3: choose
 #
@@ -348,7 +349,7 @@ print(check_choice(my_choice))
 #
 # Sharp means: much power at high spatial frequencies. We take the power spectrum of each slice, average it over rings
 # of equal frequency, and divide by the spectrum of the truth. The outline of a body is sharp in any picture, so the body fades
-# out towards its edge first (our choice): water alone has 0 %, the truth 100 %.
+# out towards its edge first (our choice): a uniform picture has 0 %, the truth 100 %.
 #
 # *Fine detail* is the mean over the upper half of the frequencies.
 #
@@ -358,12 +359,11 @@ print(check_choice(my_choice))
 # %%
 my_guess_per_mm = None                                       # spatial frequency [1/mm]
 frequency, true_power = radial_power(x_target, mask, pixel_mm)
-water = torch.zeros_like(x_target)
-compared = {"water": water, "tokenizer": tokenizer, "mapped": mapped, "finetuned": finetuned}
+compared = {"uniform": torch.zeros_like(x_target), "tokenizer": tokenizer, "mapped": mapped, "finetuned": finetuned}
 share = {name: 100 * radial_power(image, mask, pixel_mm)[1] / true_power for name, image in compared.items()}
 fine = frequency > frequency[-1] / 2                         # the finer half of what the grid can hold
 fine_share = {name: float(values[fine].mean()) for name, values in share.items()}
-assert fine_share.pop("water") < 1 and share.pop("water").max() < 1, "nothing but an outline has no detail"
+assert fine_share.pop("uniform") < 1 and share.pop("uniform").max() < 1, "nothing but an outline has no detail"
 below = frequency[share["mapped"] < 50]
 lost = f"at {below[0]:.3f} per mm" if len(below) else "nowhere"
 latent_nyquist = 1 / (2 * cfg.vae.factor * pixel_mm)         # half a wave in each latent pixel
@@ -385,10 +385,10 @@ headline(figure, f"{source} → {target}, fine detail: mapped has {fine_share['m
 figure
 
 # %% [markdown]
-# **Read.** The grey line is no wall: a latent pixel holds several numbers, so finer waves than its grid's can pass.
-# Power that the tokenizer keeps and mapped has lost is what the mapper did not know: unsure where an edge lies, it
-# averages. And not all that mapped has is true: the edges of its blocks count too, and no patient has them. Above 100 % at the
-# left, whole regions are too bright or too dark: also power, and also wrong.
+# **Read.** The grey line is no wall: a latent pixel holds several numbers, so finer waves than its grid's can pass. Power that
+# the tokenizer keeps and mapped has lost is what the mapper did not know: unsure where an edge lies, it averages. And not all
+# that mapped has is true: the edges of its blocks count too, and no patient has them. So fine-tuned may have less power (title)
+# and be nearer to the truth. Above 100 % at the left, whole regions are too bright or too dark: also power, and also wrong.
 #
 # The spectrum says how sharp a picture is, not whether its detail is true. To see that, cheat.
 #
@@ -416,13 +416,17 @@ Markdown(markdown(["unsharp mask a (mapped slice)", "power of fine detail, of th
 
 # %% [markdown]
 # **Read.** Power can be bought. If the error rises while the power comes nearer to 100 %, the new detail is in the wrong place.
-# So never show a spectrum, or a sharp picture, without the error beside it.
+# So never show a spectrum without the error beside it.
 #
 # ### Explore 1: how far can you go?
 
 # %%
 def draw_sharpened(source, x_source, target, x_target, mapped, finetuned, pixel_mm, mask, amount):
-    predictions = {"finetuned": finetuned, f"mapped + {amount:g} x detail": sharpen(mapped, amount)}
+    def detail(image):
+        return radial_power(image[None], mask[None], pixel_mm)[1][fine].mean()
+
+    images = {"fine-tuned": finetuned, "sharpened": torch.from_numpy(sharpen(mapped, amount))}
+    predictions = {f"{name}: {100 * detail(image) / detail(x_target):.0f} % of detail": image for name, image in images.items()}
     return draw_translations(source, x_source, target, x_target, predictions, pixel_mm, mask)
 
 
@@ -432,7 +436,7 @@ explore(draw, "Which amount makes the mapped slice look as sharp as the real one
         amount=widgets.FloatSlider(1.0, min=0.0, max=5.0, step=0.25))
 
 # %% [markdown]
-# **Read.** The mask enlarges true detail and error alike: follow the MAE in the title while the picture pleases you more.
+# **Read.** The mask enlarges true detail and error alike: detail reaches 100 % while the MAE rises.
 
 # %% [markdown]
 # ## 8 · The baselines that could win
@@ -447,8 +451,8 @@ explore(draw, "Which amount makes the mapped slice look as sharp as the real one
 
 # %%
 budget = {name: run.stages[name]["processor_seconds"] for name in ("vae", "mapper", "decoder")}
-print(" + ".join(f"{name} {s:.0f} s" for name, s in budget.items()),
-      f"= {sum(budget.values()):.0f} processor seconds for each rival")
+print(" + ".join(f"{name} {s:.1f} s" for name, s in budget.items()),
+      f"= {sum(budget.values()):.1f} processor seconds for each rival")
 for rival in ("unet", "control"):
     train_baseline(rival, cfg, cases, run)
 translator = load_translator(run, cfg)
@@ -460,9 +464,9 @@ Markdown(markdown(["network", "parameters", "steps", "processor seconds"], cost)
 final = direction_errors(translator, some, ("copy", "ridge", "vaelite", "unet", "control"))
 wins = {rival: [name for name, e in final.items() if e[rival] < e["vaelite"]] for rival in ("unet", "control")}
 for rival, won in wins.items():
-    more = 100 * (np.mean([e["vaelite"] / e[rival] for e in final.values()]) - 1)
+    more = 100 * (np.exp(np.mean([np.log(e["vaelite"] / e[rival]) for e in final.values()])) - 1)    # geometric mean
     print(f"{METHOD_NAMES[rival]}: the lower error in {len(won)} of {len(final)} directions; our error is {abs(more):.1f} % "
-          f"{'higher' if more > 0 else 'lower'} on average. "
+          f"{'higher' if more > 0 else 'lower'} on (geometric) average. "
           f"n = {len(validation)} patient(s)")
 Markdown(errors_table(final))
 
@@ -481,9 +485,9 @@ Markdown(errors_table(final))
 budget_study, ablations = load_study("compare_64px_*.json"), load_study("ablations_64px_*.json")
 display(draw_budget(budget_study))
 for what, fused in (("one source", False), ("all sources", True)):
-    costs, limit = change_costs(ablations, fused=fused), least_cost(ablations, fused=fused)
-    told = [f"{name} {cost:+.1f}" for name, cost in costs.items() if abs(cost) > limit]
-    print(f"{what}: PSNR lost [dB] by {'; '.join(told)}. The others: less than {limit:.2f} dB (two standard errors), not told from 0.")
+    told = [f"{name} {cost:+.1f}" for name, cost in told_changes(ablations, fused=fused).items()]
+    print(f"{what}: PSNR lost [dB] by {'; '.join(told)}. The others: less than {least_cost(ablations, fused=fused):.2f} dB (two "
+          "standard errors) or of changing sign, not told from 0.")
 print(f"Each line {ablations[0]['seconds']:g} processor seconds, mean ± SD of {len(ablations)} seed(s), the same test patients.")
 Markdown(study_table(ablations, "change"))
 
@@ -508,7 +512,7 @@ if {"CBCT", "CT"} <= set(translator.modalities):
     planted, disc = plant_lesions(x_cbct, body, pixel_mm, amount=150 / 1500)      # 1500 HU are 1 in model space
     assert torch.allclose(planted - x_cbct, 0.1 * disc.float(), atol=1e-3), "a disc of 150 HU, nothing elsewhere"
     responses = {METHOD_NAMES.get(method, method): lesion_response(translator, x_cbct, planted, disc, "CBCT", "CT", method)
-                 for method in ("copy", "ridge", "mapped", "vaelite", "unet", "control")}
+                 for method in ("copy", "ridge", "mapped", "finetuned", "unet", "control")}
     _, kept, elsewhere = responses["ridge"]
     does = [word for word, so in (("erases", kept < 50), ("smears", elsewhere > 10)) if so]     # our limits, in %
     room = disc.flatten(1).any(1)                            # slices without room for a lesion are left out
@@ -531,22 +535,26 @@ lesion
 #
 # ## 10 · Does it know when it does not know?
 #
-# Beside the slice the decoder draws a second map: the scale $b$ of its error, if that were Laplace, $p(e) = e^{-|e|/b} /
-# 2b$. It learns from the error itself, $\mathcal L = |e| / b + \ln b$, smallest at $b = |e|$. Then we multiply $b$ by one
-# number for each direction, so that 80 % of the body's pixels of the validation patients lie within: our *80 % interval*.
+# Beside the slice the decoder draws a second map: the scale $b$ of its error (`scale`; no batch), if that were Laplace, $p(e) =
+# e^{-|e|/b} / 2b$. It learns from the error itself, $\mathcal L = |e| / b + \ln b$, smallest at $b = |e|$. Then we multiply $b$
+# by one number for each direction, so that 80 % of the body's pixels of the validation patients lie within: our *80 % interval*.
 #
-# **Predict.** Where in the slice is it widest, and is a wide interval wide enough?
+# **Predict.** Is it wider at edges or inside a tissue, and is a wide interval wide enough?
 
 # %%
 drawn, half_width = (stack[:, 0] for stack in translator.interval(x_source[:, None], source, target))
 display(draw_uncertainty(drawn[row], half_width[row], x_target[row], target, pixel_mm, mask[row]))
+steepness = np.hypot(*np.gradient(x_target[row].numpy()))[mask[row]]
+for where, part in (("steepest", steepness >= np.quantile(steepness, 0.9)), ("flattest", steepness <= np.median(steepness))):
+    width, error = (float(of[row][mask[row]][part].mean()) * to_shown for of in (half_width, (drawn - x_target).abs()))
+    print(f"in the {where} {100 * part.mean():.0f} % of this slice's body: half width {width:.0f} {unit}, error {error:.0f} {unit}")
 draw_reliability(half_width[mask], (drawn - x_target).abs()[mask], target)
 
 # %% [markdown]
-# **Read.** On the dashed line an interval is as wide as it has to be; below it, wider than needed. The same patients set the width,
-# so the line is met on average by construction; the *slope* is what the network has learned. A rising curve tells a planner where
-# not to trust the picture; a falling one misleads. With another scanner it may be wrong without saying so. Lesson 04 asks the test
-# patients whether 80 % are 80 %.
+# **Read.** On the dashed line an interval is as wide as it has to be; below it, wider than needed. The same patients set the
+# width, so the line is met on average by construction; the *slope* is what the network has learned. A rising curve tells a
+# planner where not to trust the picture; a falling one misleads. With another scanner it may be wrong without saying so. Lesson
+# 04 asks the test patients whether 80 % are 80 %.
 #
 # ### Explore 2: the translator
 #
@@ -557,8 +565,9 @@ draw_reliability(half_width[mask], (drawn - x_target).abs()[mask], target)
 explore_translation(translator, held_out, pixel_mm, (source, target))
 
 # %% [markdown]
-# **Read.** Errors larger than their interval sit where the source shows a wrong edge or none: bone against air in MR.
-# There the profile is the median of what the network thinks possible (section 2), and the interval has to be wide.
+# **Read.** Pink is where the error is larger than its interval. A fifth of the body may be pink; it should be scattered. A pink
+# region is a tissue that the network took for another, and was sure. The profile is the median of what it thinks possible
+# (section 2): too flat, where bone and air both are.
 #
 # ### Explore 3: one more source
 #
@@ -592,9 +601,9 @@ for sources, to in translator.fusions():
 #
 # <details><summary>Answers 1 and 2</summary>
 #
-# 1: Yes, although L1 likes sharp answers (section 2). A misplaced sharp edge costs twice, where it is and where it should
-# be (section 7); a blurred one costs little at both places. 2: The better of two noisy numbers is on average too good, so the
-# patients we choose on cannot judge the choice. (Section 5.)
+# 1: Yes, although L1 likes sharp answers (section 2). Thin bone drawn beside its place costs twice, where it is and where it
+# should be; blurred, it costs little at both. 2: The better of two noisy numbers is on average too good, so the patients we
+# choose on cannot judge the choice. (Section 5.)
 #
 # </details>
 
@@ -624,16 +633,18 @@ verdict = {"softer": "truer, but softer", "as sharp": "truer, hardly sharper", "
 print(f"{source} → {target}, fine-tuned beside mapped: {sharper:.2f} times the fine detail, {nearer:.2f} times the error "
       f"({here['finetuned'] * to_shown:.0f} {unit} in the body are left). So: {verdict}.")
 if responses:
-    _, kept, elsewhere = responses["vaelite"]
-    print(f"A planted lesion (CBCT → CT, n = {len(validation)}): {kept:.0f} % of its contrast is kept, and elsewhere the slice "
-          f"changes by up to {elsewhere:.0f} % of it. Invented lesions are counted on the test patients: lesson 04, section 7.")
+    _, kept, elsewhere = responses[METHOD_NAMES["finetuned"]]
+    print(f"A planted lesion (CBCT → CT by fine-tuned, n = {len(validation)}; chosen there: {choice['CBCT>CT']}): {kept:.0f} % of its "
+          f"contrast is kept, and elsewhere the slice changes by up to {elsewhere:.0f} % of it. Lesson 04, section 7, counts "
+          "invented ones.")
 
 # %% [markdown]
 # **What we did.** We split the error into what the tokenizer cannot hold and what the mapper does not know, fine-tuned the
-# decoder with the source at hand, and measured sharpness, error and honesty. The run now holds the stages `decoder`, `unet` and `control`.
+# decoder with the source at hand, and measured sharpness, error and honesty. The run now holds the stages `decoder`, `unet` and
+# `control`.
 #
-# **What it cannot do.** Where the source does not tell bone from air, no decoder can know; it can only bet. The numbers are of few
-# validation patients, on whom the choice was made.
+# **What it cannot do.** Where the source does not tell bone from air, no decoder can know; it can only bet. The numbers are of
+# few validation patients, on whom the choice was made.
 #
 # **Next.** Lesson 04 opens the test patients, once, and asks whether the pictures are good enough to plan a dose on.
 # To use your own patients, put case folders into a folder of `data/` and name it in `data_dir`.

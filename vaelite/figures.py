@@ -161,12 +161,13 @@ def draw_modalities(x: Mapping[str, Any], pixel_mm: float, mask: Any = None) -> 
     return figure
 
 
-def draw_slices(x: Mapping[str, Any], modality: str, pixel_mm: float, finding: str = "", mask: Any = None) -> Figure:
-    """A row of slices of one modality. x: {title: (h, w) in [-1, 1]}."""
+def draw_slices(x: Mapping[str, Any], modality: str, pixel_mm: float, finding: str = "", mask: Any = None,
+                window: bool = True) -> Figure:
+    """A row of slices of one modality. x: {title: (h, w) in [-1, 1]}; window: state it below each, where the titles do not."""
     box = (slice(None), slice(None)) if mask is None else body_box(mask)
     figure, axes = new_figure(3.0, 1, len(x), WIDTH_IN * max(len(x), 2) / max(len(x), 4))
     for ax, (title, image) in zip(axes[0], x.items()):
-        show_slice(ax, np.asarray(image)[box], modality, pixel_mm, title)
+        show_slice(ax, np.asarray(image)[box], modality, pixel_mm, title, window)
     if finding:
         headline(figure, finding)
     return figure
@@ -402,10 +403,9 @@ def draw_training(history: Sequence[Mapping[str, float]], name: str, label: str 
         plain_axes(ax, "step [1]", labels[key])
         ax.set_ylim(bottom=0)
         ax.legend(fontsize=8)
-    first, last, worst = history[0], history[-1], max(history, key=lambda record: record["loss"])
-    headline(figure, f"{name}: loss {first['loss']:.3f} at step {first['step']}, {means['loss'][-1]:.3f} at the end (mean of "
-                     f"{window} records), worst {worst['loss']:.3f} at step {worst['step']:,} of {last['step']:,} "
-                     f"({last['seconds']:.0f} s)")
+    last, worst = history[-1], max(history, key=lambda record: record["loss"])
+    headline(figure, f"{name}: loss {means['loss'][0]:.3f} in the first, {means['loss'][-1]:.3f} in the last {window} records, worst "
+                     f"{worst['loss']:.3f} at step {worst['step']:,} of {last['step']:,} ({last['seconds']:.0f} s)")
     return figure
 
 

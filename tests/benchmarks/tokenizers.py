@@ -7,6 +7,7 @@ of the drawn slices to the true ones, x 1000, texture features, pairs of one pat
 The last rows: MONAI's AutoencoderKL of the KL-16 layout (32 base channels, see `step_time.py`), on the same slices with the same loss
 and recipe, at our learning rate and at a third of it.
 floats: numbers a slice; bits: for KL as float32, for VQ the indices alone; ms: to encode and decode a slice, 16 at once.
+"beta": the laptop profile's tokenizer with another weight of the KL term (`loss.kl`). Lesson 01 reads the result.
 """
 from __future__ import annotations
 
@@ -32,6 +33,11 @@ from vaelite.profiles import TOKENIZERS, Config, override, profile
 from vaelite.runs import open_run
 from vaelite.stages import reconstruction_psnr, split, stage_slices, train_vae
 from vaelite.training.train import draw_slices, fit
+
+
+BETAS = (0.0, 0.01, 1.0)                                     # beside the profiles' own
+TRIED = {**TOKENIZERS, "KL-8, 16 channels, random start": {"vae.pca_start": False},
+         **{f"KL-8, 16 channels, beta {beta:g}": {"loss.kl": beta} for beta in BETAS}}
 
 
 class MonaiTokenizer(nn.Module):
@@ -89,7 +95,7 @@ def main() -> None:
     cases, results = load_cases(options.data), []
     test, shared = load_slices(split(cases, "test"), options.size), {
         "data.size": options.size, "vae_fit.processor_seconds": options.seconds, "seed": options.seed}
-    for name, changes in [*TOKENIZERS.items(), ("KL-8, 16 channels, random start", {"vae.pca_start": False})]:
+    for name, changes in TRIED.items():
         with tempfile.TemporaryDirectory() as folder:
             run = open_run(Path(folder) / "run")
             vae = train_vae(profile("laptop", **changes | shared), cases, run, lambda *progress: None)
@@ -99,6 +105,7 @@ def main() -> None:
         kl = [] if vae.codebook else record["metrics"]["kl_per_channel"]     # a codebook has no posterior to collapse
         results.append({"tokenizer": name, "floats": places * vae.config.latent_channels, "bits": round(bits),
                         "steps": record["steps"], "quality": quality(vae, test),
+                        "nats_per_latent": statistics.mean(kl) if kl else None,
                         "collapsed_channels": sum(value < 0.01 for value in kl) if kl else None})
         print(row(results[-1]), flush=True)
     floats = 16 * (options.size // 16) ** 2
@@ -106,10 +113,10 @@ def main() -> None:
     for rate in (cfg.vae_fit.learning_rate, cfg.vae_fit.learning_rate / 3):
         network, steps = train_monai(override(cfg, {"vae_fit.learning_rate": rate}), cases)
         results.append({"tokenizer": f"MONAI's KL-16, rate {rate:.1g}", "floats": floats, "bits": 32 * floats, "steps": steps,
-                        "quality": quality(network, test), "collapsed_channels": None})
+                        "quality": quality(network, test), "nats_per_latent": None, "collapsed_channels": None})
         print(row(results[-1]), flush=True)
     if options.out:
-        about = {"data": options.data.name, "size": options.size, "seconds": options.seconds, "seed": options.seed,
+        about = {"data": options.data.name, "test_patients": len(test.names), "size": options.size, "seconds": options.seconds, "seed": options.seed,
                  "threads": torch.get_num_threads(), "date": time.strftime("%Y-%m-%d")}
         options.out.write_text(json.dumps(about | {"tokenizers": results}, indent=1) + "\n")
 

@@ -39,6 +39,18 @@ def gamma_table(report: dict[str, Any], case: str | None = None) -> str:
     return note + "\n\n" + markdown(header, lines)
 
 
+def gamma_sentence(report: dict[str, Any]) -> str:
+    """For each criterion: how many of the CTs pass 99 % on average, and whether gamma orders them as MAE_target does."""
+    error = {(row["source"], row["method"]): row["mean"] for row in rows_of(report, table="dose", metric="MAE_target")}
+    said = []
+    for criterion in dict.fromkeys(row["metric"] for row in rows_of(report, table="gamma")):
+        fails = {(row["source"], row["method"]): 100 - row["mean"] for row in rows_of(report, table="gamma", metric=criterion)}
+        rho = rank_correlation([(m, s, failing, error[s, m]) for (s, m), failing in fails.items()])
+        said.append(f"{criterion.removeprefix('gamma ')}: {sum(f < 1 for f in fails.values())} of {len(fails)} CTs pass 99 %, rank "
+                    f"correlation of what fails with MAE_target {'–' if rho is None else f'{rho:+.2f}'}")
+    return "; ".join(said) + "."
+
+
 def dvh_table(report: dict[str, Any]) -> str:
     """DVH: the plan, and what each other CT changes: all points of the highest target, D95 of the others, the organs' one."""
     plan = rows_of(report, table="dvh", method="plan")
@@ -167,7 +179,7 @@ def dose_verdicts(report: dict[str, Any], limit_percent: float = 2.0) -> list[di
         worst = max(row["values"])
         raw = [r["mean"] for r in rows_of(report, table="dose", method="copy", source="CBCT", metric="MAE_target")]
         verdicts.append({"question": f"Good enough for dose from {row['source']} (MAE_target within {limit_percent:g} % in every "
-                                     f"patient)?",
+                                     f"patient planned)?",
                          "answer": "yes" if worst <= limit_percent else "no",
                          "numbers": f"MAE_target up to {worst:.2f} %, mean {row['mean']:.2f} % (n = {row['n']})"
                                     + (f"; the raw CBCT {raw[0]:.2f} %" if raw else "")})

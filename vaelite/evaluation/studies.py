@@ -16,7 +16,7 @@ RESULTS = Path(__file__).parents[2] / "tests" / "benchmarks" / "results"
 DECODERS = ("stage-1 decoder", "blend", "fine-tuned")        # of the shipped method, each used everywhere: no change of training
 COLOURS = METHOD_COLOURS | {"pairs": "#332288"}
 NAMES = METHOD_NAMES | {"pairs": "a U-Net a direction", "both": "the last two together"}
-COLUMNS = {"psnr": ("PSNR [dB]", 1, 2), "ssim": ("SSIM", 1, 3), "mae": ("MAE [% of range]", 100, 2)}    # factor, decimals
+COLUMNS = {"psnr": ("PSNR [dB]", 1, 2), "ssim": ("SSIM [1]", 1, 3), "mae": ("MAE [% of range]", 100, 2)}    # factor, decimals
 
 
 def load_study(pattern: str, folder: Path = RESULTS) -> list[dict[str, Any]]:
@@ -75,6 +75,26 @@ def least_cost(results: Sequence[dict[str, Any]], shipped: str = "as shipped", f
     if not several:
         raise VaeliteError("One seed cannot tell a change from chance: run tests/benchmarks/ablations.py with another --seed.")
     return 2 * float(np.sqrt(np.mean([np.var(costs, ddof=1) / len(costs) for costs in several])))
+
+
+def told_changes(results: Sequence[dict[str, Any]], shipped: str = "as shipped", fused: bool = False) -> dict[str, float]:
+    """Those of `change_costs` that the seeds tell from none: beyond `least_cost`, and of one sign in every seed."""
+    limit, of_seeds = least_cost(results, shipped, fused), changed_by(results, shipped, fused)
+    return {name: cost for name, cost in change_costs(results, shipped, fused).items()
+            if abs(cost) > limit and len(set(np.sign(of_seeds[name]))) == 1}
+
+
+def tokenizer_table(study: dict[str, Any]) -> str:
+    """What each tokenizer keeps of the test patients' slices, means over modalities, as Markdown; `tests/benchmarks/tokenizers.py`."""
+    header = ["tokenizer", "numbers a slice", "bits a slice", "steps", "PSNR [dB]", "SSIM [1]", "KID x 1000 [1]", "KL [nat a latent]",
+              "collapsed channels"]
+    lines = [f"| {' | '.join(header)} |", "|--" * len(header) + "|"]
+    for of in study["tokenizers"]:
+        psnr, ssim, kid = (np.mean([q[metric] for q in of["quality"].values()]) for metric in ("psnr", "ssim", "kid"))
+        nats, collapsed = of["nats_per_latent"], of["collapsed_channels"]
+        lines.append(f"| {of['tokenizer']} | {of['floats']:,} | {of['bits']:,} | {of['steps']:,} | {psnr:.1f} | {ssim:.3f} | "
+                     f"{1000 * kid:.1f} | {'–' if nats is None else f'{nats:.2f}'} | {'–' if collapsed is None else collapsed} |")
+    return "\n".join(lines)
 
 
 def draw_budget(results: Sequence[dict[str, Any]]) -> Figure:

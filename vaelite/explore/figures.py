@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import matplotlib
 import numpy as np
 from einops import reduce
 from matplotlib.axes import Axes
@@ -37,6 +38,7 @@ from ..figures import (
 PATIENT_MARKERS = "osD^vP*X<>ph"
 PATIENT_COLOURS = ("#332288", "#DDCC77", "#117733", "#88CCEE", "#882255", "#44AA99", "#CC6677", "#999933", "#AA4499")
 MARKED = "#D55E00"
+HELD = matplotlib.colormaps["viridis"].with_extremes(bad="#F06292")    # not a number: where an interval did not hold
 # Grey windows in HU and in % of the range: in MR bone and air hide in the dark.
 WINDOWS = {"soft tissue": {"HU": (-160.0, 240.0), "%": (0.0, 100.0)}, "bone": {"HU": (-500.0, 1500.0), "%": (0.0, 40.0)},
            "everything": {"HU": (-1000.0, 2000.0), "%": (0.0, 130.0)}}
@@ -191,13 +193,15 @@ def draw_translator(title: str, source: str, x_source: Any, target: str, x_targe
     error = show_difference(panels[1][0], np.asarray(x)[box], np.asarray(x_target)[box], target, pixel_mm, "error")
     bar_below(figure, panels[1][0], error, f"translated - real [{display.unit}]")
     scale = (display.high - display.low) / 2                 # x spans 2
-    width = np.where(mask, np.asarray(half_width), 0)[box] * scale
-    image = show_image(panels[1][1], width, pixel_mm, "interval, half its width", cmap="viridis",
+    mask, half_width = np.asarray(mask), np.asarray(half_width)
+    outside = mask & (np.abs(np.asarray(x) - np.asarray(x_target)) > half_width)
+    width = np.where(outside, np.nan, np.where(mask, half_width, 0))[box] * scale
+    image = show_image(panels[1][1], width, pixel_mm, "half interval; pink: outside it", cmap=HELD,
                        norm=Normalize(0, 2 * display.difference_limit))
     bar_below(figure, panels[1][1], image, f"[{display.unit}]")
     draw_profile(place(figure, 5.3, 0.65, 1.6, 1.7), physical(x, target)[row], physical(x_target, target)[row],
-                 np.asarray(half_width)[row] * scale, (np.asarray(mask)[row], box[1]), display.unit, pixel_mm)
-    inside = 100 * float((np.abs(np.asarray(x) - np.asarray(x_target)) <= np.asarray(half_width))[np.asarray(mask)].mean())
+                 half_width[row] * scale, (mask[row], box[1]), display.unit, pixel_mm)
+    inside = 100 * float(1 - outside[mask].mean())
     error = in_unit(mean_error(x, x_target, target, mask), target)
     headline(figure, f"{title}, {source} → {target}: error {error} in the body, {inside:.0f} % of it inside the interval")
     return figure
