@@ -230,22 +230,7 @@ def my_projection(patch, mean, components):
 
 
 # %% tags=["check"]
-def check_projection(project):
-    mean, components = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([[0.6, 0.8, 0.0], [0.0, 0.0, 1.0]])
-    try:
-        found = project(mean, mean, components)
-    except RuntimeError as error:
-        raise AssertionError("shapes do not fit: components @ p turns d numbers into k, components.T @ z k into d") from error
-    if found is None:
-        return "not attempted yet"
-    assert found.shape == mean.shape, f"a patch has {tuple(mean.shape)} numbers, yours {tuple(found.shape)}"
-    assert torch.allclose(found, mean), "the mean patch must come back as it is: subtract the mean first, add it last"
-    inside = mean + 2 * components[0] - components[1]
-    assert torch.allclose(project(inside, mean, components), inside), "a sum of the patterns must come back unchanged"
-    outside = mean + torch.tensor([0.8, -0.6, 0.0])          # at right angles to both patterns
-    assert torch.allclose(project(outside, mean, components), mean), "what no pattern carries must be lost"
-    return "correct"
-
+from vaelite.exercises import check_kl, check_projection, check_sample
 
 print(check_projection(my_projection))
 
@@ -322,26 +307,6 @@ def my_sample(mean, logvar, noise):
 
 
 # %% tags=["check"]
-def check_sample(sample):
-    def z(*numbers):                                         # tensors go in, as in training
-        return sample(*(torch.tensor(number, dtype=torch.double) for number in numbers))
-
-    if z(0.0, 0.0, 1.0) is None:
-        return "not attempted yet"
-    assert abs(z(0.0, 0.0, 2.0) + 2) > 1e-9, "mean - sigma * noise draws the same cloud, but the sign is meant: the formula adds"
-    assert abs(z(3.0, 0.0, 0.0) - 3) < 1e-9, "without noise, z is the mean"
-    assert abs(z(0.0, 0.0, 2.0) - 2) < 1e-9, "logvar 0 means sigma 1: the noise passes unchanged"
-    assert abs(z(0.0, math.log(9), 1.0) - 3) < 1e-9, "variance 9 is sigma 3: take half of logvar before exp"
-    assert abs(z(5.0, math.log(9), -1.0) - 2) < 1e-9, "the mean is added to the noise, and noise has a sign"
-    two = torch.zeros(2, dtype=torch.double, requires_grad=True)
-    try:
-        (slope,) = torch.autograd.grad(sample(torch.ones(2), two, torch.tensor([2.0, 4.0])).sum(), two)
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise AssertionError("two latents at once, to be differentiated: torch.exp takes a tensor, math.exp a number") from error
-    assert slope.tolist() == [1, 2], "the slope along logvar is sigma * noise / 2: nothing may be detached"
-    return "correct"
-
-
 print(check_sample(my_sample))
 
 # %% tags=["solution"] jupyter={"source_hidden": true}
@@ -378,30 +343,6 @@ def my_kl(mu, logvar):
 
 
 # %% tags=["check"]
-def check_kl(kl):
-    def nats(*numbers):                                      # tensors go in, as in training
-        return kl(*(torch.tensor(number, dtype=torch.double) for number in numbers))
-
-    try:
-        prior, _ = nats(0.0, 0.0), kl(torch.zeros(2), torch.zeros(2))
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise AssertionError("two latents at once: torch.exp takes a tensor, math.exp a number") from error
-    if prior is None:
-        return "not attempted yet"
-    assert abs(prior) < 1e-9, f"the prior costs 0 nats: {'where is the - 1?' if prior > 0 else 'is sigma^2 = exp(logvar) added?'}"
-    assert abs(nats(1.0, 0.0) - 0.5) < 1e-9, "moving mu by one sigma costs half a nat"
-    assert abs(nats(2.0, 0.0) - 2) < 1e-9, f"mu = 2 costs 2^2 / 2 = 2 nats, not {float(nats(2.0, 0.0)):.3g}: square mu"
-    assert nats(0.0, math.log(0.01)) > 0, "a divergence is never negative: look at the sign of logvar"
-    wide = nats(0.0, math.log(4))
-    assert abs(wide - 1.1534) > 1e-3, "the last term is log sigma^2, which is logvar itself; yours is log sigma, half of it"
-    assert abs(wide - 0.8069) < 1e-3, f"sigma 2 costs (4 - 1 - ln 4) / 2 = 0.807 nat, not {wide:.3f}: exp(logvar) is sigma^2"
-    z = 0.5 + 0.2 * torch.randn(200_000, generator=torch.Generator().manual_seed(0))
-    log_ratio = -0.5 * ((z - 0.5) / 0.2) ** 2 - math.log(0.2) + 0.5 * z**2
-    difference = abs(float(nats(0.5, math.log(0.04)) - log_ratio.mean()))
-    assert difference < 0.02, f"200,000 draws disagree by {difference:.2f} nat: sigma^2 is exp(logvar); all terms?"
-    return "correct"
-
-
 print(check_kl(my_kl))
 
 # %% tags=["solution"] jupyter={"source_hidden": true}

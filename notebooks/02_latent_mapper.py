@@ -44,6 +44,7 @@ from vaelite.data.cases import load_cases
 from vaelite.data.intensity import MODALITIES
 from vaelite.data.slices import load_slices, thinned
 from vaelite.evaluation.probes import direction_errors
+from vaelite.exercises import check_attention, check_least_squares, check_skill
 from vaelite.explore.explorers import explore_attention
 from vaelite.explore.panel import explore, show_source
 from vaelite.figures import (DISPLAYS, TIE, draw_direction_matrix, draw_influence, draw_modalities, draw_targets, draw_training,
@@ -167,25 +168,6 @@ def my_least_squares(x, y):
 
 
 # %% tags=["check"]
-def check_least_squares(fit):
-    x = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [2.0, 1.0]], dtype=torch.double)
-    try:
-        weights = fit(x, 2 * x[:, 0] - 3 * x[:, 1])
-    except (RuntimeError, IndexError) as error:
-        raise AssertionError("shapes do not fit: ones make a column (n, 1), and solve wants a square X.T @ X, not X") from error
-    if weights is None:
-        return "not attempted yet"
-    assert weights.shape == (3,), f"2 weights and 1 intercept make 3 numbers, yours have shape {tuple(weights.shape)}"
-    wanted = torch.tensor([2.0, -3.0, 0.0], dtype=torch.double)
-    assert torch.allclose(weights, wanted), f"y = 2 a - 3 b gives (2, -3, 0), you found {weights.tolist()}"
-    lifted = fit(x, 2 * x[:, 0] - 3 * x[:, 1] + 5)
-    assert abs(lifted[2] - 5) < 1e-6, "y + 5 must raise the intercept to 5: add a column of ones to x, as the last"
-    noise = torch.tensor([1.0, -1.0, 1.0, -1.0, 0.5], dtype=torch.double)
-    residual = noise - torch.cat([x, torch.ones(5, 1, dtype=torch.double)], 1) @ fit(x, noise)
-    assert (x.T @ residual).abs().max() < 1e-6, "the residual must be at right angles to each column of x"
-    return "correct"
-
-
 print(check_least_squares(my_least_squares))
 
 # %% tags=["solution"] jupyter={"source_hidden": true}
@@ -275,29 +257,6 @@ def my_attention(q, k, v):
 
 
 # %% tags=["check"]
-def check_attention(attend):
-    v = torch.tensor([[1.0, 0.0], [0.0, 1.0], [5.0, 5.0]])
-    try:
-        found = attend(torch.zeros(3, 4), torch.ones(3, 4), v)
-    except RuntimeError as error:
-        raise AssertionError("shapes do not fit: q @ k.T is (n, n), a row for each question; weights @ v is (n, c)") from error
-    if found is None:
-        return "not attempted yet"
-    assert found.shape == v.shape, f"3 tokens ask for 2 numbers each; yours has shape {tuple(found.shape)}"
-    q = torch.tensor([[4.0, 0.0, 0.0, 0.0], [0.0, 2.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]])
-    k = torch.tensor([[1.0, 0.5, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 3.0, 2.0]])
-    swapped = torch.softmax(k @ q.T / 2, 1) @ v
-    assert not torch.allclose(attend(q, k, v), swapped), "row i of q asks, the rows of k answer: q @ k.T, not k @ q.T"
-    assert torch.allclose(found, v.mean(0).expand(3, 2)), "a question of zeros weighs all values alike: 1/n each"
-    same = attend(torch.eye(3, 4), torch.arange(12.0).view(3, 4), torch.ones(3, 2))
-    assert torch.allclose(same, torch.ones(3, 2)), "each ROW holds one question: its weights, over the keys, sum to 1"
-    first = torch.softmax(torch.tensor([2.0, 0.0, 0.0]), 0) @ v    # 4 * 1 / sqrt(4) = 2
-    assert torch.allclose(attend(q, k, v)[0], first), "divide q . k by sqrt(d), here sqrt(4), before the exp"
-    wanted = torch.nn.functional.scaled_dot_product_attention(q[None], k[None], v[None])[0]
-    assert torch.allclose(attend(q, k, v), wanted, atol=1e-6), "row i of q asks, the rows of k answer: q @ k.T"
-    return "correct"
-
-
 print(check_attention(my_attention))
 
 # %% tags=["solution"] jupyter={"source_hidden": true}
@@ -413,23 +372,6 @@ def my_skill(error, error_of_copy):
 
 
 # %% tags=["check"]
-def check_skill(skill):
-    if skill(50.0, 100.0) is None:
-        return "not attempted yet"
-    hints = {0.25: "error / error_of_copy is what is left; skill is what is gone: 1 minus it",
-             60.0: "the difference has a unit: divide it by the error of copying",
-             -0.75: "(error - copy) / copy has the sign turned: less error is more skill",
-             3.0: "divide by the error of copying, not by the error", 4.0: "turned over, and then 1 minus it",
-             -3.0: "error / error_of_copy, not turned over", 75.0: "right, but as a percentage: 1 is perfect, not 100"}
-    found = float(skill(20.0, 80.0))
-    assert found not in hints, f"error 20, copying 80: {hints.get(found)}"
-    assert abs(found - 0.75) < 1e-9, f"a quarter of the error of copying is skill 0.75, yours {found:.3g}: no square, no factor"
-    assert abs(skill(0.0, 80.0) - 1) < 1e-9, "no error is skill 1"
-    assert abs(skill(80.0, 80.0)) < 1e-9, "as good as copying is skill 0"
-    assert skill(90.0, 80.0) < 0, "worse than copying must show as a negative number"
-    return "correct"
-
-
 print(check_skill(my_skill))
 
 # %% tags=["solution"] jupyter={"source_hidden": true}

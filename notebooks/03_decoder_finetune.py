@@ -149,19 +149,7 @@ def my_best_constant(samples):
 
 
 # %% tags=["check"]
-def check_best_constant(best):
-    toy = np.repeat([-1.0, 0.2], [60, 40])
-    if best(toy) is None:
-        return "not attempted yet"
-    others = ([0.0, 1.0, 10.0], [3.0, -2.0, 5.0, 0.5, 7.0], [4.0, 0.0, 0.0, 0.0, 1.0])
-    for samples in (toy, *map(np.array, others)):
-        reached = np.abs(samples - best(samples)).mean()
-        possible = min(np.abs(samples - s).mean() for s in samples)
-        assert reached <= possible + 1e-9, (
-            f"for {np.unique(samples)} you reach {reached:.3f}, but {possible:.3f} is possible. "
-            "Move c a little: how many samples come nearer, how many get farther?")
-    return "correct"
-
+from vaelite.exercises import check_best_constant, check_choice, check_ssim
 
 print(check_best_constant(my_best_constant))
 
@@ -219,26 +207,6 @@ def my_ssim(mean_x, mean_y, var_x, var_y, covariance, c1=1e-4, c2=1e-4):
 
 
 # %% tags=["check"]
-def check_ssim(ssim):
-    same = ssim(0.5, 0.5, 0.2, 0.2, 0.2)
-    if same is None:
-        return "not attempted yet"
-    assert np.ndim(same) == 0, "return one number for the window"
-    with np.errstate(invalid="ignore", divide="ignore"):
-        black = ssim(*np.zeros(5))
-    assert abs(black - 1) < 1e-9, "two flat, black windows: c1 and c2 stand above and below, or it is 0 / 0"
-    assert abs(same - 1) < 1e-6, f"a window equals itself: 1, not {same:.3f} (where do the factors 2 belong?)"
-    assert ssim(0.0, 0.0, 0.2, 0.2, -0.2) < -0.99, "turned inside out (covariance -0.2): close to -1"
-    blurred = ssim(0.5, 0.5, 0.2, 0.05, 0.1)
-    assert abs(blurred - 0.8) < 1e-3, f"half the contrast: 2 * 0.1 / (0.2 + 0.05) = 0.8, not {blurred:.3f}"
-    brighter = ssim(0.5, 1.0, 0.2, 0.2, 0.2)
-    assert abs(brighter - 0.8) < 1e-3, f"twice as bright: 2 * 0.5 / (0.25 + 1) = 0.8, not {brighter:.3f}"
-    assert abs(ssim(0.5, 1.0, 0.2, 0.05, 0.1) - 0.64) < 1e-3, "both at once: the two factors are multiplied"
-    hint = "use the given c1 and c2, c1 with the means and c2 with the variances: (0 + 1) / (0 + 1 + 1) * 3 / 3 = 0.5"
-    assert abs(ssim(0.0, 1.0, 0.0, 0.0, 0.0, c1=1.0, c2=3.0) - 0.5) < 1e-9, hint
-    return "correct"
-
-
 print(check_ssim(my_ssim))
 
 # %% tags=["solution"] jupyter={"source_hidden": true}
@@ -317,24 +285,6 @@ def my_choice(errors):
 
 
 # %% tags=["check"]
-def check_choice(choose):
-    table = {"CBCT>CT": {"mapped": 0.03, "blended": 0.02, "finetuned": 0.04},
-             "T1c>CT": {"mapped": 0.09, "blended": 0.08, "finetuned": 0.05},
-             "T2w>CT": {"mapped": 0.10, "blended": 0.20, "finetuned": 0.40}}
-    chosen = choose(table)
-    if chosen is None:
-        return "not attempted yet"
-    assert set(chosen) == set(table), "one entry for each direction"
-    assert set(chosen.values()) <= set(table["CBCT>CT"]), "return the decoder's name, not its error"
-    assert chosen["T1c>CT"] == "finetuned", "0.05 is the smallest error: fine-tuned"
-    assert chosen["CBCT>CT"] == "blended", "each direction decides for itself, among all three: 0.02 is the smallest"
-    turned = {"mapped": "blended", "blended": "finetuned", "finetuned": "mapped"}
-    moved = {name: {turned[method]: error for method, error in e.items()} for name, e in table.items()}
-    hint = "with the errors moved every choice must move: compare the numbers, not the names, nor with a limit"
-    assert choose(moved) == {name: turned[method] for name, method in chosen.items()}, hint
-    return "correct"
-
-
 print(check_choice(my_choice))
 
 # %% tags=["solution"] jupyter={"source_hidden": true}

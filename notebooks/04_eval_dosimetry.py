@@ -127,16 +127,7 @@ def my_body_mae(grid_mae_hu, body_fraction):
 
 
 # %% tags=["check"]
-def check_body_mae(to_body):
-    half = to_body(10.0, 0.5)
-    if half is None:
-        return "not attempted yet"
-    assert np.ndim(half) == 0, "return one number: the mean error of the body's voxels"
-    assert half > 10, "the errors all lie in the body: there the mean is higher, not lower"
-    assert abs(to_body(10.0, 0.25) - 40) < 1e-9, "the sum of errors stays; a quarter of the voxels share it"
-    assert abs(to_body(22.0, 0.4) - 55) < 1e-9, "22 HU over the grid are 55 HU in a body that fills 40 % of it"
-    return "correct"
-
+from vaelite.exercises import check_body_mae, check_d95, check_gamma, check_transmission
 
 print(check_body_mae(my_body_mae))
 
@@ -166,19 +157,6 @@ def my_transmission(mu_per_cm, thickness_cm):
 
 
 # %% tags=["check"]
-def check_transmission(through):
-    layers = lambda mu, d: through(np.array(mu), np.array(d))
-    two = layers([0.05, 0.08], [10.0, 2.0])
-    if two is None:
-        return "not attempted yet"
-    assert np.ndim(two) == 0, f"return one number, not one for each of the 2 layers: {two}"
-    assert abs(layers([0.05], [0.0]) - 1) < 1e-9, "no thickness: everything comes through"
-    assert abs(layers([0.05], [10.0]) - 0.60653) < 1e-4, "10 cm of 0.05 per cm: exp(-0.5), less than 1"
-    assert abs(two - 0.60653 * 0.85214) < 1e-4, "the second layer attenuates what the first let through: multiply"
-    assert abs(layers([0.08, 0.05], [2.0, 10.0]) - two) < 1e-9, "the order of the layers does not matter"
-    return "correct"
-
-
 print(check_transmission(my_transmission))
 
 # %% tags=["solution"] jupyter={"source_hidden": true}
@@ -266,21 +244,6 @@ def my_d95(dose_gy):
 
 
 # %% tags=["check"]
-def check_d95(d95):
-    even = np.arange(101.0)                                  # 0, 1, ..., 100 Gy
-    if d95(even) is None:
-        return "not attempted yet"
-    assert np.ndim(d95(even)) == 0, "return one number, in Gy"
-    assert abs(d95(np.full(50, 70.0)) - 70) < 1e-9, "the same dose everywhere: D95 is that dose"
-    found = d95(even)
-    assert found < 50, f"95 % of the voxels must get more than D95, not 5 %; you said {found:.1f} Gy of 0 to 100"
-    assert abs(found - 5) < 0.6, f"of 0, 1, ..., 100 Gy, 95 % of the voxels get at least 5 Gy; you said {found:.1f}"
-    cold = np.r_[np.full(10, 20.0), np.full(90, 70.0)]
-    assert d95(cold) < 21, "10 % of this target are cold, and D95 must show it"
-    assert d95(np.r_[0.0, np.full(99, 70.0)]) > 69, "one cold voxel in a hundred is not the minimum's business"
-    return "correct"
-
-
 print(check_d95(my_d95))
 
 # %% tags=["solution"] jupyter={"source_hidden": true}
@@ -394,25 +357,6 @@ def my_gamma(x_mm, dose_gy, other_x_mm, other_dose_gy, distance_mm, criterion_gy
 
 
 # %% tags=["check"]
-def check_gamma(gamma):
-    x = np.arange(0.0, 21.0)
-    ramp, flat = 2.0 * x, np.full(21, 30.0)                  # 2 Gy for each mm; 30 Gy everywhere
-    found = gamma(10.0, 20.0, x, ramp, 2.0, 1.4)
-    if found is None:
-        return "not attempted yet"
-    assert np.ndim(found) == 0, f"return one number, the smallest, not one for each of the {np.size(found)} points"
-    assert abs(found) < 1e-9, "a dose compared with itself: 0"
-    one = gamma(10.0, 31.4, x, flat, 2.0, 1.4)
-    assert abs(one - 1) < 1e-9, f"flat, 1.4 Gy off: no search helps, gamma is 1, not {one:.2f} (each in units of its criterion)"
-    shifted = gamma(10.0, 20.0, x + 1, ramp, 2.0, 1.4)
-    assert shifted < 0.5 + 1e-9, f"steep, shifted by 1 mm: the match 1 mm away counts, at most 1/2; not {shifted:.2f}"
-    assert shifted > 1e-9, "1 mm away the dose is equal, here the distance is 0: one and the same point must serve both"
-    assert abs(shifted - 0.5) < 1e-9, f"half a criterion in mm, nothing in dose: 0.5, not {shifted:.2f} (is there a root?)"
-    both = gamma(0.0, 30.0, np.array([1.0]), np.array([31.4]), 2.0, 1.4)
-    assert abs(both - np.sqrt(1.25)) < 1e-6, "0.5 and 1 add as sides of a right angle: the root of 0.25 + 1"
-    return "correct"
-
-
 print(check_gamma(my_gamma))
 
 # %% tags=["solution"] jupyter={"source_hidden": true}

@@ -8,6 +8,8 @@ import jupytext
 import numpy as np
 import pytest
 
+from vaelite import exercises as checks
+
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 
 
@@ -27,16 +29,15 @@ ALL = exercises("03_decoder_finetune") | exercises("04_eval_dosimetry")
 
 
 def run(name: str, *steps: str) -> dict:
-    """Run cells of one exercise in an empty notebook that has numpy."""
-    scope = {"np": np}
+    """Run cells of one exercise in an empty notebook that has numpy and the checks."""
+    scope = {"np": np, **vars(checks)}
     for step in steps:
         exec(ALL[name][step], scope)
     return scope
 
 
 def check_of(name: str):
-    scope = run(name, "exercise", "check")
-    return next(value for key, value in scope.items() if key.startswith("check_"))
+    return getattr(checks, name.replace("my_", "check_"))
 
 
 def first(errors):
@@ -46,13 +47,14 @@ def first(errors):
 WRONG = {
     "my_best_constant": {
         "mean": lambda s: float(np.mean(s)), "middle of the range": lambda s: (s.min() + s.max()) / 2, "zero": lambda s: 0.0,
-        "minimum": lambda s: float(s.min()), "first": lambda s: float(s[0])},
+        "minimum": lambda s: float(s.min()), "first": lambda s: float(s[0]), "not sorted": lambda s: float(s[len(s) // 2]),
+        "each value once": lambda s: float(np.unique(s)[(len(np.unique(s)) - 1) // 2])},
     "my_ssim": {
         "no factors 2": lambda a, b, v, w, c, c1=1e-4, c2=1e-4: (a * b + c1) / (a**2 + b**2 + c1) * (c + c2) / (v + w + c2),
         "brightness only": lambda a, b, v, w, c, c1=1e-4, c2=1e-4: (2 * a * b + c1) / (a**2 + b**2 + c1),
         "structure only": lambda a, b, v, w, c, c1=1e-4, c2=1e-4: (2 * c + c2) / (v + w + c2),
         "correlation": lambda a, b, v, w, c, c1=1e-4, c2=1e-4: (2 * a * b + c1) / (a**2 + b**2 + c1) * (c + c2) / (math.sqrt(v * w) + c2),
-        "sum": lambda a, b, v, w, c, c1=1e-4, c2=1e-4: ((2 * a * b + c1) / (a**2 + b**2 + c1) + (2 * c + c2) / (v + w + c2)) / 2,
+        "mean of the two": lambda a, b, v, w, c, c1=1e-4, c2=1e-4: ((2 * a * b + c1) / (a**2 + b**2 + c1) + (2 * c + c2) / (v + w + c2)) / 2,
         "constants below only": lambda a, b, v, w, c, c1=1e-4, c2=1e-4: 4 * a * b * c / ((a**2 + b**2 + c1) * (v + w + c2)),
         "constants swapped": lambda a, b, v, w, c, c1=1e-4, c2=1e-4: (2 * a * b + c2) / (a**2 + b**2 + c2) * (2 * c + c1) / (v + w + c1),
         "no constants": lambda a, b, v, w, c, c1=1e-4, c2=1e-4: 4 * a * b * c / ((a**2 + b**2) * (v + w)),
@@ -119,7 +121,12 @@ def test_a_plausible_wrong_answer_is_rejected_with_a_hint(name, answer):
     ("my_body_mae", "multiplied", "higher, not lower"), ("my_body_mae", "the same", "higher, not lower"),
     ("my_body_mae", "the rest", "a quarter of the voxels"), ("my_body_mae", "root", "a quarter of the voxels"),
     ("my_body_mae", "a list", "one number"), ("my_transmission", "no sum", "one number"),
-    ("my_gamma", "no smallest", "one number")])
+    ("my_gamma", "no smallest", "one number"),
+    ("my_best_constant", "middle of the range", "moving towards the larger group lowers the sum"),
+    ("my_best_constant", "not sorted", "for [3.0, -2.0, 5.0, 0.5, 7.0] you"),
+    ("my_best_constant", "each value once", "for [4.0, 0.0, 0.0, 0.0, 1.0] you"),
+    ("my_ssim", "mean of the two", "the two factors are multiplied, not averaged")])
 def test_the_hint_fits_the_mistake(name, answer, hint):
-    with pytest.raises(AssertionError, match=hint):
+    with pytest.raises(AssertionError) as refused:
         check_of(name)(WRONG[name][answer])
+    assert hint in str(refused.value)

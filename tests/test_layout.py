@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 TIERS = [                                                    # packages and modules, each knows only the lines above its own
-    {"errors", "pages"},
+    {"errors", "exercises", "pages"},
     {"scale"},
     {"runs"},
     {"data"},
@@ -139,9 +139,35 @@ class TestNotebook:
         solutions = [cell for cell in cells(path) if "solution" in tags(cell)]
         assert all(cell.metadata.get("jupyter", {}).get("source_hidden") for cell in solutions)
 
+    def test_each_check_cell_is_one_call_of_a_check_of_the_library(self, path):
+        """Nobody should meet the answers in a cell. Where the import cell is full, the first check cell imports the checks."""
+        imported, called = set(), []
+        for cell in cells(path):
+            body = ast.parse(_without_magics(cell.source)).body
+            imports = [node for node in body if isinstance(node, ast.ImportFrom) and node.module == "vaelite.exercises"]
+            imported |= {alias.name for node in imports for alias in node.names}
+            if "check" in tags(cell):
+                (call,) = [node for node in body if node not in imports]
+                match = re.fullmatch(r"print\((check_(\w+))\(my_\2\)\)", ast.unparse(call))
+                assert match and match[1] in imported, ast.unparse(call)
+                called.append(match[1])
+            elif "solution" in tags(cell):
+                assert ast.unparse(body[-1]) == ast.unparse(call), "a solution is put to the same check"
+        assert sorted(called) == sorted(imported)
+
     def test_cells_are_short(self, path):
         long = [cell.source.splitlines()[0] for cell in cells(path) if len(cell.source.splitlines()) > 25]
         assert long == [], "at most 25 lines; longer code belongs in vaelite/"
+
+    def test_functions_are_short(self, path):
+        long = []
+        for cell in cells(path):
+            source = _without_magics(cell.source)
+            for node in ast.walk(ast.parse(source)):
+                if isinstance(node, ast.FunctionDef):
+                    lines = source.splitlines()[node.lineno - 1 : node.end_lineno]
+                    long += [node.name] if sum(bool(line.strip()) for line in lines) > 10 else []
+        assert long == [], "at most 10 lines; a longer function belongs in vaelite/"
 
     def test_training_loops_live_in_the_library(self, path):
         assert [cell.source for cell in cells(path) if ".backward()" in cell.source] == []

@@ -304,7 +304,7 @@ def test_nothing_but_solutions_is_left_out(copies):
 def test_the_checks_of_a_copy_run(copies, capsys, kind, steps, said):
     for notebook in copies[kind]:
         scope: dict = {}
-        exec("import math\nimport numpy as np\nimport torch", scope)
+        exec("import math\nimport numpy as np\nimport torch\nfrom vaelite.exercises import *", scope)
         for cell in notebook.cells:
             if set(steps) & set(cell.metadata.get("tags", [])):
                 exec(cell.source, scope)
