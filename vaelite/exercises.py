@@ -1,12 +1,12 @@
 """The checks of the lessons' exercises.
 
-A check takes the student's function and tries it on small cases with a known answer.  It returns "not attempted yet" for a
-stub, which returns None, and "correct" for a right answer, however it is written.  It raises AssertionError for a wrong one;
+A check takes the student's function and tries it on small cases with a known answer. It returns "not attempted yet" for a
+stub, which returns None, and "correct" for a right answer, however it is written. It raises AssertionError for a wrong one;
 the message is a hint.  The order matters: a mistake often made must meet its own hint before a general one.
 """
-
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -14,7 +14,21 @@ import numpy as np
 import torch
 
 
+def hints_only(check: Callable[[Callable], str]) -> Callable[[Callable], str]:
+    """The same check; a wrong answer shows its hint, not the lines of the check, which hold the right one."""
+    @functools.wraps(check)
+    def checked(answer: Callable) -> str:
+        try:
+            return check(answer)
+        except AssertionError as wrong:
+            hint = str(wrong)
+        raise AssertionError(hint)
+
+    return checked
+
+
 # Lesson 01: a patch projected on its patterns, a draw from a posterior, what the posterior costs
+@hints_only
 def check_projection(project: Callable) -> str:
     """Accepts project(patch, mean, components) -> the patch that the mean and the patterns can carry, (d,)."""
     mean, components = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([[0.6, 0.8, 0.0], [0.0, 0.0, 1.0]])
@@ -33,6 +47,7 @@ def check_projection(project: Callable) -> str:
     return "correct"
 
 
+@hints_only
 def check_sample(sample: Callable) -> str:
     """Accepts sample(mean, logvar, noise) -> mean + sigma * noise, for tensors of any shape, differentiable."""
     def z(*numbers):                                         # tensors go in, as in training
@@ -49,11 +64,14 @@ def check_sample(sample: Callable) -> str:
     try:
         (slope,) = torch.autograd.grad(sample(torch.ones(2), two, torch.tensor([2.0, 4.0])).sum(), two)
     except (RuntimeError, TypeError, ValueError) as error:
-        raise AssertionError("two latents at once, to be differentiated: torch.exp takes a tensor, math.exp a number") from error
+        raise AssertionError("two latents at once, to be differentiated: nothing detached, and torch.exp, which takes a tensor, "
+                             "not math.exp, which takes a number") from error
+    assert slope.abs().sum() > 0, "nothing may be detached: z has to follow mean and logvar"
     assert slope.tolist() == [1, 2], "the slope along logvar is sigma * noise / 2: nothing may be detached"
     return "correct"
 
 
+@hints_only
 def check_kl(kl: Callable) -> str:
     """Accepts kl(mu, logvar) -> the divergence of N(mu, sigma^2) from N(0, 1) in nats, for tensors of any shape."""
     def nats(*numbers):                                      # tensors go in, as in training
@@ -65,6 +83,9 @@ def check_kl(kl: Callable) -> str:
         raise AssertionError("two latents at once: torch.exp takes a tensor, math.exp a number") from error
     if prior is None:
         return "not attempted yet"
+    assert math.isfinite(prior), "logvar is the logarithm already: no second log, and 0 stands for a variance of 1"
+    two = kl(torch.zeros(2), torch.tensor([0.0, 1.0]))
+    assert np.shape(two) == (2,), "two latents cost two numbers: neither their sum nor their mean"
     assert abs(prior) < 1e-9, f"the prior costs 0 nats: {'where is the - 1?' if prior > 0 else 'is sigma^2 = exp(logvar) added?'}"
     assert abs(nats(1.0, 0.0) - 0.5) < 1e-9, "moving mu by one sigma costs half a nat"
     assert abs(nats(2.0, 0.0) - 2) < 1e-9, f"mu = 2 costs 2^2 / 2 = 2 nats, not {float(nats(2.0, 0.0)):.3g}: square mu"
@@ -80,6 +101,7 @@ def check_kl(kl: Callable) -> str:
 
 
 # Lesson 02: a line by least squares, attention, skill
+@hints_only
 def check_least_squares(fit: Callable) -> str:
     """Accepts fit(x, y) -> the weights of least squares and, as the last, the intercept, (p + 1,)."""
     x = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [2.0, 1.0]], dtype=torch.double)
@@ -100,6 +122,7 @@ def check_least_squares(fit: Callable) -> str:
     return "correct"
 
 
+@hints_only
 def check_attention(attend: Callable) -> str:
     """Accepts attend(q, k, v) -> for each question the mean of the values, weighted by softmax(q @ k.T / sqrt(d)), (n, c)."""
     v = torch.tensor([[1.0, 0.0], [0.0, 1.0], [5.0, 5.0]])
@@ -114,6 +137,8 @@ def check_attention(attend: Callable) -> str:
     k = torch.tensor([[1.0, 0.5, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 3.0, 2.0]])
     swapped = torch.softmax(k @ q.T / 2, 1) @ v
     assert not torch.allclose(attend(q, k, v), swapped), "row i of q asks, the rows of k answer: q @ k.T, not k @ q.T"
+    late = torch.softmax(q @ k.T, 1) @ v / 2                 # / sqrt(4)
+    assert not torch.allclose(attend(q, k, v), late), "sqrt(d) belongs inside the exp: divided later, the weights no longer sum to 1"
     assert torch.allclose(found, v.mean(0).expand(3, 2)), "a question of zeros weighs all values alike: 1/n each"
     same = attend(torch.eye(3, 4), torch.arange(12.0).view(3, 4), torch.ones(3, 2))
     assert torch.allclose(same, torch.ones(3, 2)), "each ROW holds one question: its weights, over the keys, sum to 1"
@@ -124,6 +149,7 @@ def check_attention(attend: Callable) -> str:
     return "correct"
 
 
+@hints_only
 def check_skill(skill: Callable) -> str:
     """Accepts skill(error, error_of_copy) -> the share of the error of copying that is gone: 1 is perfect."""
     if skill(50.0, 100.0) is None:
@@ -143,6 +169,7 @@ def check_skill(skill: Callable) -> str:
 
 
 # Lesson 03: the constant that L1 wants, SSIM of one window, the choice of a decoder
+@hints_only
 def check_best_constant(best: Callable) -> str:
     """Accepts best(samples) -> a number with the least mean absolute difference to the samples, (n,)."""
     toy = np.repeat([-1.0, 0.2], [6, 4])                     # the lesson's 60 % and 40 %, few enough to be printed
@@ -158,6 +185,7 @@ def check_best_constant(best: Callable) -> str:
     return "correct"
 
 
+@hints_only
 def check_ssim(ssim: Callable) -> str:
     """Accepts ssim(mean_x, mean_y, var_x, var_y, covariance, c1, c2) -> SSIM of one window, brightness times structure."""
     same = ssim(0.5, 0.5, 0.2, 0.2, 0.2)
@@ -181,6 +209,7 @@ def check_ssim(ssim: Callable) -> str:
     return "correct"
 
 
+@hints_only
 def check_choice(choose: Callable) -> str:
     """Accepts choose({direction: {decoder: error}}) -> {direction: the decoder with the smallest error}."""
     table = {"CBCT>CT": {"mapped": 0.03, "blended": 0.02, "finetuned": 0.04},
@@ -201,6 +230,7 @@ def check_choice(choose: Callable) -> str:
 
 
 # Lesson 04: MAE inside the body, transmission through layers, D95, gamma of one point
+@hints_only
 def check_body_mae(to_body: Callable) -> str:
     """Accepts to_body(grid_mae_hu, body_fraction) -> the MAE inside the body, outside of which the error is 0."""
     half = to_body(10.0, 0.5)
@@ -213,6 +243,7 @@ def check_body_mae(to_body: Callable) -> str:
     return "correct"
 
 
+@hints_only
 def check_transmission(through: Callable) -> str:
     """Accepts through(mu_per_cm, thickness_cm) -> the fraction of a beam that comes through all layers, one number."""
     def layers(mu_per_cm, thickness_cm):
@@ -229,6 +260,7 @@ def check_transmission(through: Callable) -> str:
     return "correct"
 
 
+@hints_only
 def check_d95(d95: Callable) -> str:
     """Accepts d95(dose_gy) -> the dose that 95 % of the voxels receive at least; any interpolation between voxels."""
     even = np.arange(101.0)                                  # 0, 1, ..., 100 Gy
@@ -245,6 +277,7 @@ def check_d95(d95: Callable) -> str:
     return "correct"
 
 
+@hints_only
 def check_gamma(gamma: Callable) -> str:
     """Accepts gamma(x_mm, dose_gy, other_x_mm, other_dose_gy, distance_mm, criterion_gy) -> gamma of one point."""
     x = np.arange(0.0, 21.0)
