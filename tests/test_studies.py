@@ -4,7 +4,17 @@ from __future__ import annotations
 import pytest
 
 from vaelite.errors import VaeliteError
-from vaelite.evaluation.studies import change_costs, draw_budget, least_cost, load_study, mean_over, study_table
+from vaelite.evaluation.studies import (
+    change_costs,
+    draw_budget,
+    least_cost,
+    load_study,
+    mean_over,
+    study_table,
+    tokenizer_sentence,
+    tokenizer_table,
+    told_changes,
+)
 
 
 def result(seconds: float, seed: int, **psnr_db: float) -> dict:
@@ -49,3 +59,27 @@ def test_a_folder_without_studies_is_named(tmp_path):
     with pytest.raises(VaeliteError, match="whole clone"):
         load_study("compare_*.json", tmp_path)
     assert all(len(study["scores"]) > 3 for study in load_study("compare_64px_*.json"))
+
+
+def tokenizer(name: str, psnr_db: float, collapsed: int | None) -> dict:
+    quality = {"CT": {"psnr": psnr_db + 5, "ssim": 0.9, "kid": 0.001}, "T1c": {"psnr": psnr_db - 5, "ssim": 0.7, "kid": 0.003}}
+    return {"tokenizer": name, "floats": 256, "bits": 8192, "steps": 100, "quality": quality, "nats_per_latent": None,
+            "collapsed_channels": collapsed}
+
+
+def test_tokenizers_are_told_apart_by_their_means_over_modalities():
+    study = {"tokenizers": [tokenizer("KL-8", 20.0, 0), tokenizer("KL-16", 21.0, 0), tokenizer("VQ-16", 18.0, None)]}
+    assert tokenizer_sentence(study).startswith("KL-16 keeps more in 256 numbers than KL-8 in 256: 21.0 against 20.0 dB.")
+    assert tokenizer_sentence(study).endswith("Collapsed: none.")
+    study["tokenizers"].append(tokenizer("beta 1", 10.0, 16))
+    assert tokenizer_sentence(study).endswith("Collapsed: 16 channels of beta 1.")
+    assert "| KL-16 | 256 | 8,192 | 100 | 21.0 | 0.800 | 2.0 | – | 0 |" in tokenizer_table(study)
+
+
+def test_a_cost_of_changing_sign_is_not_told():
+    """Costs of 3 and 4 dB are told. -0.1 and 3 dB are beyond the limit on average, yet the seeds disagree."""
+    nothing = dict.fromkeys("abcdef", 20.0)                  # steady parts: they lower the limit for all
+    seeds = [result(60, seed, **nothing, **{"as shipped": 20.0, "no start": 17.0 - seed, "no mixing": 20.1 - 3.1 * seed})
+             for seed in (0, 1)]
+    assert change_costs(seeds)["no mixing"] > least_cost(seeds)
+    assert list(told_changes(seeds)) == ["no start"]

@@ -85,9 +85,9 @@ def told_changes(results: Sequence[dict[str, Any]], shipped: str = "as shipped",
 
 
 def tokenizer_table(study: dict[str, Any]) -> str:
-    """What each tokenizer keeps of the test patients' slices, means over modalities, as Markdown; `tests/benchmarks/tokenizers.py`."""
-    header = ["tokenizer", "numbers a slice", "bits a slice", "steps", "PSNR [dB]", "SSIM [1]", "KID x 1000 [1]", "KL [nat a latent]",
-              "collapsed channels"]
+    """What each tokenizer of `tests/benchmarks/tokenizers.py` keeps of the test patients' slices, means over modalities."""
+    header = ["tokenizer", "numbers a slice", "bits a slice", "steps", "PSNR [dB]", "SSIM [1]", "KID x 1000 [1]",
+              "KL [nat a latent]", "collapsed channels"]
     lines = [f"| {' | '.join(header)} |", "|--" * len(header) + "|"]
     for of in study["tokenizers"]:
         psnr, ssim, kid = (np.mean([q[metric] for q in of["quality"].values()]) for metric in ("psnr", "ssim", "kid"))
@@ -95,6 +95,16 @@ def tokenizer_table(study: dict[str, Any]) -> str:
         lines.append(f"| {of['tokenizer']} | {of['floats']:,} | {of['bits']:,} | {of['steps']:,} | {psnr:.1f} | {ssim:.3f} | "
                      f"{1000 * kid:.1f} | {'–' if nats is None else f'{nats:.2f}'} | {'–' if collapsed is None else collapsed} |")
     return "\n".join(lines)
+
+
+def tokenizer_sentence(study: dict[str, Any]) -> str:
+    """Which of KL-8 and KL-16, of as many numbers, keeps more; and which tokenizers have channels that say nothing."""
+    psnr = {of["tokenizer"]: np.mean([q["psnr"] for q in of["quality"].values()]) for of in study["tokenizers"]}
+    floats = {of["tokenizer"]: of["floats"] for of in study["tokenizers"]}
+    best, other = sorted(("KL-8", "KL-16"), key=psnr.get, reverse=True)
+    dead = [f"{of['collapsed_channels']} channels of {of['tokenizer']}" for of in study["tokenizers"] if of["collapsed_channels"]]
+    return (f"{best} keeps more in {floats[best]:,} numbers than {other} in {floats[other]:,}: {psnr[best]:.1f} against "
+            f"{psnr[other]:.1f} dB. Collapsed: {', '.join(dead) or 'none'}.")
 
 
 def draw_budget(results: Sequence[dict[str, Any]]) -> Figure:
