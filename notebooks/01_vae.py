@@ -155,9 +155,8 @@ draw_slices(alone, "model space", head.grid.spacing_mm[2], "What each fault adds
 
 # %% [markdown]
 # **Read.** MAE is the mean absolute error, here in the body. The panels show each fault alone: too few views draw streaks,
-# scatter left in the data a cup, and bone too dark, photons grain. The best scan errs too: its voxels blur every
-# edge, and a grain of a few HU hardly adds to that. A network that turns CBCT into CT has to undo all of this at once, and
-# nothing in the picture says which is which.
+# scatter left in the data a cup, and bone too dark, photons grain. The best scan errs too: its voxels blur every edge. A network
+# that turns CBCT into CT has to undo all of this at once, and nothing in the picture says which is which.
 #
 # MR has switches too. The contrast agent gadolinium shortens T1 in blood vessels and where they leak: mucosa, glands,
 # tumour. Below, the T1 signal of the same anatomy before any scanner, without and with it, on one grey scale. Fat is
@@ -381,8 +380,8 @@ draw_quality([n * (size // f) ** 2 for n in steps], pca_db, n_pixels, vae_db)
 # %% [markdown]
 # **Read.** The loss of the recorded steps (*records*) starts at PCA's, so judge the end by the first ones and not by the spike:
 # there the learning rate moves the networks off PCA before they know where to. The KL grows as clouds shrink. The stars are the
-# VAE, the end of each line PCA with as many numbers. If the gains are small, training was too short to matter: at profile
-# `smoke` that is so. A method that costs minutes has to beat one that costs a second; always print both.
+# VAE, the end of each line PCA with as many numbers. If the gains are small, training was too short (profile `smoke`). A method
+# that costs minutes has to beat one that costs a second.
 #
 # ### Explore 3: where is the error?
 
@@ -468,9 +467,9 @@ print(f"A slice costs {nats.mean():,.0f} nats = {kilobytes:.1f} kB; as 16-bit pi
       f"The median cloud has sigma = {sigma:.3f}, before training {start:.3f}; beta = {cfg.loss.kl:g}.")
 
 # %% [markdown]
-# **Read.** The table says how exact lesson 02 has to be. The kilobytes are a scale, not a contest: the code is lossy, the
-# pixels are not. The clouds (the median $\sigma$) start small, our choice, and stay small because $\beta$ is. So
-# this VAE is a good **tokenizer**, and a bad **generator**:
+# **Read.** The table says how exact lesson 02 has to be. The kilobytes are no contest: the code is lossy, the pixels are not.
+# The clouds (the median $\sigma$) start small, our choice, and stay small because $\beta$ is. So this VAE is a good
+# **tokenizer**, and a bad **generator**:
 #
 # ### Break it: decode latents that nobody encoded
 #
@@ -493,10 +492,9 @@ draw_slices(dreams, "model space", pixel_mm, finding)
 #
 # ### Ablate: other codes
 #
-# Made once, since it takes minutes each: tokenizers trained equally long on the 64 x 64 slices of 59 phantom patients, judged on
-# 17 others (`tests/benchmarks/tokenizers.py`). *KL-8*: `f = 8`, with 4 channels or our 16; *KL-16*: `f = 16`, 16 channels;
-# *VQ-16* keeps of each patch only the index of the nearest of 1,024 learnt vectors. *MONAI's*: another library's network. KID, a
-# distance between crowds of pictures, is 0 for equal ones (lesson 04).
+# Made once: tokenizers trained equally long on 64 x 64 slices of phantom patients (`tests/benchmarks/tokenizers.py`). *KL-8*: `f
+# = 8`, with 4 channels or our 16; *KL-16*: `f = 16`, 16 channels; *VQ-16* keeps of each patch only the index of the nearest of
+# 1,024 learnt vectors. *MONAI's*: another library's network. KID, a distance between crowds of pictures, is 0 for equal ones.
 #
 # **Predict.** Is it better to keep 256 numbers as 4 of each small patch or as 16 of each large one? And which $\beta$ collapses?
 
@@ -570,8 +568,7 @@ print(f"nearest to a {first}: " + ", ".join(f"{what} {beside[what]:.2f}" for wha
 # **Read.** A shared space does not mean one place for one anatomy. A CT has its CBCT beside it anyway, so read the line of MR
 # alone: above chance the kinds lie apart, at chance they are mixed. PCA shows a part of the variance and t-SNE no distances:
 # trust the numbers. If the same slice is nearer than another, and more often the nearest than by chance, codes of different
-# modalities share some anatomy. They need not: the VAE was asked to keep all that draws the slice again, and the modality is
-# part of that.
+# modalities share some anatomy. They need not: the modality, too, is part of what draws the slice again.
 #
 # ### Explore 5: walk through the latent space
 #
@@ -621,9 +618,8 @@ print("not attempted yet" if my_latents is None else "correct" if right else "no
 # %% [markdown]
 # <details><summary>Answers 2 and 3</summary>
 #
-# 2: A variance must be positive; its logarithm may be any number, so the network needs no constraint, and its scale
-# is even: halving and doubling are equal steps. 3: Posterior collapse: every slice has the code of the prior, so
-# the code says nothing and the decoder draws the mean of all slices.
+# 2: A variance must be positive; its logarithm may be any number, and halving and doubling are equal steps. 3: Posterior
+# collapse: every slice has the code of the prior, so the code says nothing and the decoder draws the mean of all slices.
 # </details>
 
 # %%

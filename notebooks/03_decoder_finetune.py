@@ -107,8 +107,8 @@ Markdown(errors_table(errors))
 
 # %% [markdown]
 # **Read.** Mean absolute error in the body, up to 60 validation slices; bold is the best that knows only the source. A factor
-# near 1 means that the tokenizer is the bottleneck: only a better code or a look at the source can help. A large factor means that
-# the source does not tell enough, or that the mapper has not learnt it.
+# near 1 means that the tokenizer is the bottleneck: only a better code or a look at the source can help. A large factor means
+# that the source does not tell enough, or that the mapper has not learnt it.
 #
 # ## 2 · What a loss rewards
 #

@@ -23,7 +23,7 @@
 # | **Time** | two sessions of 90 minutes with the exercises; minutes of the cells alone: `notebooks/README.md` |
 # | **Needs** | a run with `vae`, `mapper`, `decoder` (lessons 01 to 03); dose needs contours and a prescription |
 # | **Makes** | `report.json` and `dose/` in `runs/<name>/`; with a reader's name, `readers/` |
-# | **You should know** | lesson 03; what a Hounsfield unit is. Radiotherapy terms are explained where they come up |
+# | **You should know** | lesson 03; what a Hounsfield unit is. Radiotherapy terms are explained |
 #
 # ## 1 · A pair of images
 #
@@ -425,8 +425,8 @@ Markdown("\n\n".join([*in_body, *closer, *alone, *folded, f"**The paper beside i
 #
 # ### What the mean hides
 #
-# Tissues, shapes, the way from slice to slice, and a lesion that nobody wants to lose. And how sure is a mean? The bars are
-# Student's 95 % interval, for few patients wide.
+# Tissues, shapes, the way from slice to slice, and a lesion that nobody wants to lose. How sure is a mean? The bars are
+# Student's 95 % interval.
 
 # %%
 closer = (tables.shape_table, tables.slices_table, tables.lesion_table)
@@ -499,7 +499,7 @@ if has_dose:
 # How large may an error be? Errors of known size on one test patient, the same plan: HU shifted, bone scaled, air filled, and
 # the **field of view cut**: a scanner narrower than the widest slice, often the shoulders, leaves air where the skin was.
 #
-# **Predict.** Which is a straight line, and which costs nothing at first? What does half the bone cost *here*?
+# **Predict.** Which is a straight line, and which costs nothing at first?
 
 # %%
 curves = dose_tables.sensitivity_curves(report)
@@ -567,8 +567,8 @@ if has_dose:
 panel
 
 # %% [markdown]
-# **Read.** MAE_target, in the titles, tells the CTs apart. So may gamma's digits behind 99 %: the line below section 8's first table
-# says how alike the two order them, and how many pass at each criterion. A rate that all pass has not judged.
+# **Read.** MAE_target, in the titles, tells the CTs apart. So may gamma's digits behind 99 %: the line below section 8's first
+# table says how alike the two order them, and how many pass at each criterion. A rate that all pass has not judged.
 #
 # ## 9 · Ask a reader
 #
@@ -688,8 +688,8 @@ Markdown(card_table(report))
 # **What we did.** We judged one run on patients it had never seen, each number with its convention and beside its baselines
 # (`report.json`; doses in `dose/`).
 #
-# **What it cannot do.** A pencil beam does not model electrons at air cavities: its dose there is wrong on both CTs alike. What passes
-# on a phantom is no clinical evidence.
+# **What it cannot do.** A pencil beam does not model electrons at air cavities: its dose there is wrong on both CTs alike. What
+# passes on a phantom is no clinical evidence.
 #
 # **Next.** Repeat the lessons on real CTs (`make run-all DATA=data/openkbp`, see the README) or on your own case folders. Then
 # train with one knob changed (`.venv/bin/vaelite config` prints all) in a run folder of its own, for instance
