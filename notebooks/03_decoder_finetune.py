@@ -497,7 +497,7 @@ display(draw_uncertainty(drawn[row], half_width[row], x_target[row], target, pix
 steepness = np.hypot(*np.gradient(x_target[row].numpy()))[mask[row]]
 for where, part in (("steepest", steepness >= np.quantile(steepness, 0.9)), ("flattest", steepness <= np.median(steepness))):
     width, error = (float(of[row][mask[row]][part].mean()) * to_shown for of in (half_width, (drawn - x_target).abs()))
-    print(f"in the {where} {100 * part.mean():.0f} % of this slice's body: half width {width:.0f} {unit}, error {error:.0f} {unit}")
+    print(f"{where} {100 * part.mean():.0f} % of this slice's body: half width {width:.0f} {unit}, error {error:.0f} {unit}")
 draw_reliability(half_width[mask], (drawn - x_target).abs()[mask], target)
 
 # %% [markdown]
@@ -584,8 +584,8 @@ print(f"{source} → {target}, fine-tuned beside mapped: {sharper:.2f} times the
       f"({here['finetuned'] * to_shown:.0f} {unit} in the body are left). So: {verdict}.")
 if responses:
     _, kept, elsewhere = responses[METHOD_NAMES["finetuned"]]
-    print(f"A planted lesion (CBCT → CT by fine-tuned, n = {len(validation)}; chosen there: {choice['CBCT>CT']}): {kept:.0f} % of its "
-          f"contrast is kept, and elsewhere the slice changes by up to {elsewhere:.0f} % of it. Lesson 04, section 7, counts "
+    print(f"A planted lesion (CBCT → CT by fine-tuned, n = {len(validation)}; chosen there: {choice['CBCT>CT']}): {kept:.0f} % of "
+          f"its contrast is kept, and elsewhere the slice changes by up to {elsewhere:.0f} % of it. Lesson 04, section 7, counts "
           "invented ones.")
 
 # %% [markdown]

@@ -540,7 +540,7 @@ if has_dose:
     shown = doses_beside(doses, tested, origin)
     of_target = {name: np.percentile(shown[name][masks[top]], (5, 50)) for name in ("vaelite", "plan")}
     d95_change, d50_change = of_target["vaelite"] - of_target["plan"]
-    finding = f"{tested.name}: vaelite's CT from {origin} changes D95 of {top} by {d95_change:+.2f} Gy, D50 by {d50_change:+.2f} Gy"
+    finding = f"{tested.name}: the CT from {origin} changes D95 of {top} by {d95_change:+.2f} Gy, D50 by {d50_change:+.2f} Gy"
     display(figures.draw_dvh(telling_curves(shown, masks, top), finding, levels_gy))
     display(Markdown(dose_tables.dvh_table(report)))
     if set(SERIAL_ORGANS) <= masks.keys():
