@@ -496,7 +496,7 @@ draw_slices(dreams, "model space", pixel_mm, finding)
 # = 8`, with 4 channels or our 16; *KL-16*: `f = 16`, 16 channels; *VQ-16* keeps of each patch only the index of the nearest of
 # 1,024 learnt vectors. *MONAI's*: another library's network. KID, a distance between crowds of pictures, is 0 for equal ones.
 #
-# **Predict.** Is it better to keep 256 numbers as 4 of each small patch or as 16 of each large one? And which $\beta$ collapses?
+# **Predict.** Is it better to keep 256 numbers as 4 of each small patch or as 16 of each large one? And from which $\beta$ on is a code nearly silent?
 
 # %%
 from vaelite.evaluation.studies import load_study, tokenizer_sentence, tokenizer_table
@@ -508,7 +508,7 @@ Markdown(tokenizer_table(study))
 
 # %% [markdown]
 # **Read.** Means over modalities hide that CBCT and CT are easier than MR (section 3). Fewer numbers cost dB, and a code of
-# indices (VQ) most, at a fraction of the bits. $\beta$ trades the same way: a larger one keeps fewer nats. The PCA start is worth
+# indices (VQ) most, at a fraction of the bits. $\beta$ trades the same way: the column KL is what a latent tells, near 0 nothing. The PCA start is worth
 # minutes: with a random start the same network is behind after the same time.
 #
 # ## 7 · One space for all modalities: where do CT and MR of one head lie?

@@ -2,10 +2,14 @@
 import gzip
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from vaelite.data.cases import load_cases
 from vaelite.report import fill, put
 
 ROOT = Path(__file__).parents[1]
@@ -73,3 +77,18 @@ def test_only_what_stands_between_the_marks_is_written_anew():
     once = put(text, "times:b", "new")
     assert once == text.replace("times:b -->", "times:b -->\nnew") == put(once, "times:b", "new")
     assert put(text, "times:a", "new") == text.replace("old", "new")
+
+
+def test_the_script_for_own_data_writes_what_the_door_takes(tmp_path):
+    script = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
+    (tmp_path / "data_scripts").symlink_to(ROOT / "data_scripts")
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
+    cases = load_cases(tmp_path / "data" / "myset")
+    assert [case.split for case in cases] == ["train", "train", "validation", "test"]
+    assert {case.modalities for case in cases} == {("CBCT", "CT")}
+    assert np.ptp(cases[0].volume("CT")) == 1030
+
+
+def test_every_link_of_the_readme_leads_somewhere():
+    links = re.findall(r"\]\(([^)#]+)\)", README)
+    assert len(links) > 8 and all(link.startswith("https://") or (ROOT / link).exists() for link in links)
