@@ -26,6 +26,13 @@ ifneq ($(words $(DATA)) $(words $(RUN)) $(words $(PROFILE)),1 1 1)
 $(error PROFILE, DATA and RUN are one word each: no spaces in the names of folders, please)
 endif
 
+# To make, profile= is another name than PROFILE=: the run would silently take the default.
+SMALL := $(strip $(foreach name,profile data run cases size seed settings jobs, \
+           $(if $(filter command,$(origin $(name))),$(name)=)))
+ifneq ($(SMALL),)
+$(error $(SMALL) has no effect. Write it in capitals: $(shell echo "$(SMALL)" | tr a-z A-Z))
+endif
+
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 export PIP_NO_INPUT := 1
@@ -89,6 +96,9 @@ ifeq ($(DATA),$(PHANTOM))
 	  echo "Making $$cases phantom patients, $$size x $$size pixels, in $(DATA) ..." && \
 	  $(PY) data_scripts/make_phantom.py --cases "$$cases" --size "$$size" --seed $(SEED) --out $(DATA) $(if $(JOBS),--jobs $(JOBS)) \
 	    $(if $(SETTINGS),--settings $(SETTINGS)); }
+else
+	@echo "$(DATA) is taken as yours: it is checked, not filled. CASES, SIZE, SEED, SETTINGS and JOBS go to $(PHANTOM) alone."
+	@$(VAELITE) check $(DATA)
 endif
 
 notebooks: $(READY)
@@ -113,7 +123,8 @@ explore: $(READY)
 	@newest=$$(ls -td runs/*/notebooks/04_*.ipynb runs/*/notebooks/*.ipynb 2>/dev/null | head -n 1); \
 	test -n "$$newest" || { echo "There is no finished run yet. Make one: make run-all PROFILE=smoke"; exit 1; }; \
 	folder=$$(dirname "$$newest"); \
-	echo "Exploring $$(dirname "$$folder"): Run > Run All Cells lets you move the sliders; what is trained stays."; \
+	echo "Exploring $$(dirname "$$folder"): Run > Run All Cells lets you move the sliders;" \
+	  "with unchanged code, what is trained stays."; \
 	$(PY) -m jupyterlab --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url="/lab/tree/$$folder/01_vae.ipynb" \
 	  $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB)
 

@@ -2,7 +2,7 @@
 
     <set>/<case>/cbct.nii.gz ct.nii.gz t1c.nii.gz t2w.nii.gz    int16, any subset of the four
                  mask.nii.gz                                    uint8, the body
-                 structures.nii.gz                              uint32, bit i = structure i of case.json
+                 structures.nii.gz                              uint32, bit i = structure i of case.json; only if it names any
                  case.json                                      facts; written last: a folder that has it is complete
     <set>/dataset.json                                          cases, split, checksums; written last of all
 
@@ -42,7 +42,8 @@ def write_case(folder: str | Path, name: str, volumes: Mapping[str, np.ndarray],
     """
     arrays = {MODALITY_STEMS[modality]: to_int16(volume) for modality, volume in checked(volumes, mask.shape).items()}
     arrays["mask"] = mask.astype(np.uint8)
-    arrays["structures"] = to_bits(structures, mask.shape)
+    if structures:                         # load_cases wants names and file, or neither
+        arrays["structures"] = to_bits(structures, mask.shape)
     arrays.update({stem: volume.astype(np.float32) for stem, volume in (extra or {}).items()})
     affine = lps_affine(spacing_mm, origin_lps_mm)
     final, temporary = Path(folder) / name, Path(folder) / f".{name}.partial"

@@ -13,6 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from case_folder import write_case, write_dataset
 from conftest import REAL_DATA, TINY_SHAPE, TINY_SPACING_MM, tiny_patient, write_nifti
 
 from vaelite.data import cases
@@ -54,6 +55,7 @@ def refusal(path, modality=None) -> str:
 
 def test_missing_file_suggests_the_nearest_name(ct):
     assert "Did you mean ct.nii.gz" in refusal(ct.with_name("cts.nii.gz"))
+    assert "Did you mean" not in refusal(ct.with_name("patient_7.nii")), "a name unlike it helps nobody"
     assert "does not exist either" in refusal(ct.parent / "nowhere" / "ct.nii.gz")
     assert "no such file" in refusal(ct.with_name("x" * 300 + ".nii.gz"))
 
@@ -318,6 +320,10 @@ def test_a_ct_that_is_not_in_hu_is_named(tmp_path, modality, change, guess):
     assert "must be in HU" in message and guess in message
 
 
+def test_an_mr_given_as_cbct_is_not_only_told_to_subtract(tmp_path):
+    assert "Or this is an MR" in refusal(write_nifti(tmp_path / "t1c.nii.gz", tiny_patient(0)["t1c"]), "CBCT")
+
+
 @pytest.mark.parametrize("change", [
     lambda hu: np.clip(hu, -1024, 3071),
     lambda hu: np.clip(hu, -1000, 1000),
@@ -460,14 +466,24 @@ def test_a_manifest_that_is_not_json(data_set, content, expected):
 
 
 def test_missing_folder_manifest_and_split(data_set, tmp_path):
-    assert "Did you mean tiny" in set_refusal(tmp_path / "tinny")
+    (tmp_path / "tinny.txt").touch()
+    assert "Did you mean tiny?" in set_refusal(tmp_path / "tinny"), "a file is no data set"
+    assert "Did you mean" not in set_refusal(tmp_path / "elsewhere")
     with pytest.raises(VaeliteError, match="train, validation, test"):
         load_cases(data_set, "training")
     edit_manifest(data_set, lambda m: m["cases"].pop())
     with pytest.raises(VaeliteError, match="no case in split 'test'"):
         load_cases(data_set, "test")
     (data_set / "dataset.json").unlink()
-    assert "make data" in set_refusal(data_set)
+    assert "importer" in set_refusal(data_set) and "make data" not in set_refusal(data_set), "make fills no user's folder"
+
+
+def test_a_missing_or_broken_phantom_is_made_with_its_own_profile(tmp_path):
+    folder = tmp_path / "data" / "phantom-smoke"
+    assert "Make it with `make data PROFILE=smoke`" in set_refusal(folder)
+    folder.mkdir(parents=True)
+    (folder / "dataset.json").write_text("{")
+    assert "Remove it and make it again with `make data PROFILE=smoke`" in set_refusal(folder)
 
 
 def test_different_grids_are_shown_in_a_table(data_set):
@@ -542,6 +558,15 @@ def test_a_changed_file_breaks_its_checksum(tiny_set, tmp_path):
         assert f"{path}: its content is not what dataset.json recorded" in set_refusal(folder)
         path.write_bytes(content)
     load_cases(folder)
+
+
+@pytest.mark.parametrize("structures", [{}, {"PTV": tiny_patient(0)["structures"] == 1}])
+def test_a_written_case_can_be_read_with_structures_or_without(tmp_path, structures):
+    patient = tiny_patient(0)
+    write_case(tmp_path, "a", {"CT": patient["ct"]}, patient["mask"] == 1, structures, TINY_SPACING_MM, (0, 0, 0), {})
+    write_dataset(tmp_path, [{"name": "a", "patient": "a", "split": "train"}], {"name": "own"})
+    (case,) = load_cases(tmp_path)
+    assert case.structures().keys() == structures.keys() and (case.folder / "structures.nii.gz").exists() == bool(structures)
 
 
 def test_the_fingerprint_changes_with_data_and_split(tiny_set, tmp_path):

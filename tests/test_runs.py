@@ -22,9 +22,24 @@ def test_a_stage_survives_the_round_trip_bit_for_bit(tmp_path):
     assert stage.record["config"] == {"seed": 0}
 
 
-def test_a_missing_stage_names_the_notebook(tmp_path):
-    with pytest.raises(VaeliteError, match=r"no 'vae' stage.*01_vae"):
-        open_run(tmp_path).load_stage("vae")
+@pytest.mark.parametrize(("stage", "notebook", "command"), [
+    ("vae", "01_vae", "vae"), ("mapper", "02_latent_mapper", "mapper"), ("decoder", "03_decoder_finetune", "finetune"),
+    ("unet", "03_decoder_finetune", "unet")])
+def test_a_missing_stage_names_the_notebook_and_the_command(tmp_path, stage, notebook, command):
+    expected = rf"has no '{stage}' stage.*{notebook}.*`vaelite {command} .*--data .*--run {tmp_path}`"
+    with pytest.raises(VaeliteError, match=expected):
+        open_run(tmp_path).load_stage(stage)
+
+
+def test_a_run_folder_that_is_not_there_is_said(tmp_path):
+    for ask in (lambda run: run.load_stage("decoder"), lambda run: run.report()):
+        with pytest.raises(VaeliteError, match="typo does not exist"):
+            ask(open_run(tmp_path / "typo"))
+
+
+def test_a_missing_report_names_a_command_that_can_be_given(tmp_path):
+    with pytest.raises(VaeliteError, match=f"report.json.*`vaelite evaluate {tmp_path} --data "):
+        open_run(tmp_path).report()
 
 
 def test_a_mapper_is_refused_once_its_vae_was_trained_again(tmp_path):
@@ -119,7 +134,8 @@ def test_profiles_differ_only_in_numbers():
 @pytest.mark.parametrize(("knob", "value", "message"), [
     ("vae.factor", 2, "decoder_widths"), ("data.size", 100, "multiple of 16"), ("data.size", 16, "at least 32"),
     ("vae_fit.steps", 0, "at least 1"),
-    ("vae.factr", 8, "vae.factor"), ("vae.factor", "8", "int"), ("vae_fit.steps", 1.5, "int"), ("nothing", 1, "no knob")])
+    ("vae.factr", 8, "vae.factor"), ("vae.factor", "8", "is an int"), ("vae_fit.steps", 1.5, "int"), ("nothing", 1, "no knob"),
+    ("device", 0, "is a str")])
 def test_a_wrong_knob_is_refused_with_its_neighbour(knob, value, message):
     with pytest.raises(VaeliteError, match=message):
         profile("smoke", **{knob: value})

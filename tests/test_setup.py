@@ -137,6 +137,16 @@ def test_cases_and_size_go_to_the_phantom(clone):
     assert "cases=3 " in planned and "size=64 " in planned and "--jobs 2" in planned
 
 
+def test_a_user_s_own_folder_is_checked_and_said_not_to_be_filled(clone):
+    planned = make("-n", "data", "DATA=data/my", "CASES=3", folder=clone).stdout
+    assert "checked, not filled" in planned and "vaelite check data/my" in planned and "make_phantom.py" not in planned
+
+
+def test_a_variable_in_small_letters_is_refused(clone):
+    refused = make("-n", "run-all", "profile=smoke", "run=runs/a", folder=clone)
+    assert refused.returncode != 0 and "in capitals: PROFILE= RUN=" in refused.stderr
+
+
 def test_a_folder_with_a_space_is_refused(clone):
     refused = make("-n", "run-all", "DATA=my data", folder=clone)
     assert refused.returncode != 0 and "no spaces" in refused.stderr

@@ -3,14 +3,17 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import asdict, replace
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import write_nifti
+from conftest import ROOT, write_nifti
 
 from vaelite.__main__ import main
 from vaelite.data.cases import load_cases
@@ -401,12 +404,13 @@ def test_intervals_hold_what_they_promise_where_they_were_calibrated(finished):
     assert {r["metric"] for r in rows} == {"coverage", "spearman"} and len(rows) == 12 * 3
 
 
-def test_translate_writes_the_interval_beside_the_result(finished, tmp_path):
+def test_translate_writes_the_interval_beside_the_result(finished, tmp_path, capsys):
     cases, run = finished
     sct, interval = tmp_path / "sct.nii.gz", tmp_path / "interval.nii.gz"
     arguments = ["translate", str(run.path), str(cases[-1].path("CBCT")), str(sct), "--source", "CBCT", "--target", "CT"]
     more = ["--also", *(f"{m}={cases[-1].path(m)}" for m in ("T1c", "T2w"))]
     assert main([*arguments, *more, "--interval", str(interval)]) == 0
+    assert "taken to be registered" in capsys.readouterr().out, "an equal grid does not show it"
     half = load_volume(interval).data
     assert half.shape == load_volume(sct).data.shape and (half > 0).all()
     volume = load_volume(cases[-1].path("CBCT"), "CBCT")
@@ -498,6 +502,43 @@ def test_command_line_reports_one_line_for_bad_input(tmp_path, capsys):
     assert main(["check", str(tmp_path / "nothing")]) == 1
     error = capsys.readouterr().err
     assert error.startswith("vaelite: ") and "no such folder" in error
+
+
+@pytest.mark.parametrize(("device", "said"), [
+    ("gpu", "'auto', 'cpu', 'cuda'"), ("cuda:99", "--set device=auto"),
+    pytest.param("cuda", "finds 0 CUDA GPUs", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"))])
+def test_a_device_that_is_not_there_is_refused_before_the_data_are_read(tmp_path, capsys, device, said):
+    command = ["vae", "--profile", "smoke", "--data", str(tmp_path / "none"), "--run", str(tmp_path / "run")]
+    assert main([*command, "--set", f"device={device}"]) == 1
+    assert said in capsys.readouterr().err
+
+
+def test_a_wrong_profile_or_folder_is_refused_before_a_kernel_starts(tiny_set, tmp_path, capsys):
+    for profile_name, data, said in (("smok", tiny_set, "no profile 'smok'"), ("smoke", tmp_path, "dataset.json: no such file")):
+        command = ["run-all", "--profile", profile_name, "--data", str(data), "--run", str(tmp_path / "run")]
+        assert main(command) == 1 and said in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_file_that_is_missing_or_in_the_way_is_one_line(finished, tmp_path, capsys):
+    file = tmp_path / "notes.md"
+    file.write_text("")
+    for command, said in ((["report", str(finished[1].path), "--into", str(tmp_path / "none.md")], "none.md is no file"),
+                          (["copies", str(file)], "notes.md is a file"),
+                          (["copies", str(file / "copies")], "notes.md/copies: Not a directory")):
+        assert main(command) == 1
+        error = capsys.readouterr().err
+        assert error.startswith("vaelite: ") and said in error and error.count("\n") == 1
+
+
+def test_a_reader_who_has_seen_enough_is_no_error(finished):
+    """As `vaelite report RUN | head`: the pipe is closed before the report is written."""
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as closed:
+        told = subprocess.run([sys.executable, "-m", "vaelite", "report", str(finished[1].path)], cwd=ROOT, stdout=closed,
+                              stderr=subprocess.PIPE, text=True)
+    assert told.returncode == 1 and told.stderr == ""
 
 
 def test_command_line_checks_a_sound_data_set(tiny_set, capsys):

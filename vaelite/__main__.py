@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -15,8 +16,17 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         options.command(options)
+        print(end="", flush=True)                            # so that a closed pipe shows here, and not when Python ends
     except VaeliteError as error:
         print(f"vaelite: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:                                  # `| head` has read enough; what Python's documentation advises,
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())    # so that the flush at the end does not fail too
+        return 1
+    except OSError as error:
+        if error.filename is None:                           # no file that a user could mend: show where it happened
+            raise
+        print(f"vaelite: {error.filename}: {error.strerror}. Check the name, its permissions and the disk.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("vaelite: stopped; finished stages are kept.", file=sys.stderr)
@@ -144,7 +154,9 @@ def translate_file(options: argparse.Namespace) -> None:
         drawn, half_width = translate_interval(volumes, tuple(sources), options.target, translator)
         save_volume(drawn, options.output)
         save_volume(half_width, options.interval)
-    print(f"{options.output}: {options.target} from {' and '.join(sources)}, {options.method}. Research and teaching only.")
+    together = ", taken to be registered" if len(sources) > 1 else ""    # an equal grid does not prove one patient
+    print(f"{options.output}: {options.target} from {' and '.join(sources)}{together}; {options.method}. "
+          f"Research and teaching only.")
 
 
 def check_data(options: argparse.Namespace) -> None:
@@ -167,6 +179,8 @@ def print_report(options: argparse.Namespace) -> None:
     if not options.into:
         print(report_tables(report))
         return
+    if not options.into.is_file():
+        raise VaeliteError(f"{options.into} is no file. Give one that holds the line <!-- summary:{report['run']} -->.")
     text = options.into.read_text(encoding="utf-8")
     if f":{report['run']} -->" not in text:
         raise VaeliteError(f"{options.into} has no place for this run: no line <!-- summary:{report['run']} --> in it.")
@@ -197,8 +211,14 @@ def copy_lessons(options: argparse.Namespace) -> None:
 
 
 def run_all(options: argparse.Namespace) -> None:
+    from .data.cases import read_manifest
     from .notebooks import PROJECT, run_notebooks
+    from .profiles import profile
+    from .runs import open_run
 
+    profile(options.profile)                                 # what is refused at all is refused before a kernel starts
+    read_manifest(options.data)
+    open_run(options.run)
     data, run = (path if not path.is_absolute() and Path.cwd() == PROJECT else path.resolve()
                  for path in (options.data, options.run))    # relative names stay short in the executed pages
     run_notebooks(None, {"profile_name": options.profile, "data_dir": str(data), "run_dir": str(run)}, run)

@@ -81,6 +81,8 @@ def student_copy(lesson: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
 def write_copies(folder: str | Path, *, solutions: bool, lessons: str | Path = PROJECT / "notebooks") -> list[Path]:
     """Write all lessons as .ipynb into `folder`, to be handed out: as they are, or without their solutions."""
+    if Path(folder).exists() and not Path(folder).is_dir():
+        raise VaeliteError(f"{folder} is a file. Give a folder for the copies.")
     copies = {source.stem: jupytext.read(source) for source in find_notebooks(None, lessons)}
     Path(folder).mkdir(parents=True, exist_ok=True)
     for name, lesson in copies.items():

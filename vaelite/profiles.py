@@ -150,7 +150,8 @@ def like(default: Any, value: Any, name: str) -> Any:
     if isinstance(default, float) and type(value) is int:
         return float(value)
     if type(value) is not type(default):
-        raise VaeliteError(f"{name} is a {type(default).__name__} (now {default!r}), got {value!r}.")
+        kind = type(default).__name__
+        raise VaeliteError(f"{name} is {'an' if kind == 'int' else 'a'} {kind} (now {default!r}), got {value!r}.")
     return value
 
 

@@ -26,6 +26,7 @@ FORMAT = 1
 MADE_BY = {"vae": "01_vae", "mapper": "02_latent_mapper", "decoder": "03_decoder_finetune", "unet": "03_decoder_finetune",
            "control": "03_decoder_finetune",
            "report": "04_eval_dosimetry"}
+COMMANDS = {"decoder": "finetune"}                           # the stages that `vaelite` calls by another name
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,22 @@ class Run:
         probe.unlink(missing_ok=True)                        # of several processes one is first
 
     def require(self, *names: str) -> None:
-        """Raise with the notebook to run if a stage is missing."""
+        """Raise with the notebook or command to run if a stage is missing."""
         for name in names:
             if name not in self.stages:
-                raise VaeliteError(
-                    f"{self.path} has no '{name}' stage. Run notebooks/{MADE_BY.get(name, name)}.py first (or "
-                    f"`make run-all`, which runs all four in order), or point run_dir at a run that has it.")
+                lack = self.lacks(f"'{name}' stage")
+                raise VaeliteError(f"{lack} First run {self.maker(name)} (or `make run-all`, which runs all four notebooks in "
+                                   f"order), or name a run folder that has it.")
+
+    def lacks(self, what: str) -> str:
+        """The start of a refusal: a run folder that is not there is most often a name mistyped."""
+        there = f"{self.path} has" if self.path.is_dir() else f"The run folder {self.path} does not exist, so it has"
+        return f"{there} no {what}."
+
+    def maker(self, name: str) -> str:
+        """What trains a stage: a notebook, or a command."""
+        return (f"notebooks/{MADE_BY.get(name, name)}.py or "
+                f"`vaelite {COMMANDS.get(name, name)} --profile ... --data ... --run {self.path}`")
 
     def save_stage(self, name: str, weights: dict[str, Tensor], record: dict[str, Any], needs: tuple[str, ...] = ()) -> None:
         """Write the weights under a new name, then the manifest: a crash in between leaves the previous stage intact.
@@ -106,11 +117,11 @@ class Run:
             self.require(need)
             if self.hash_of(need) != expected:
                 raise VaeliteError(f"{self.path}: stage '{name}' was trained on another '{need}' than the one there now. "
-                                   f"Run notebooks/{MADE_BY.get(name, name)}.py again.")
+                                   f"Run {self.maker(name)} again.")
         file = self.file_of(name)
         if not file.exists() or sha256(file) != self.hash_of(name):
             raise VaeliteError(f"{file} is missing or differs from manifest.json (checksum). "
-                               f"Run notebooks/{MADE_BY.get(name, name)}.py again.")
+                               f"Run {self.maker(name)} again.")
         try:
             return Stage(load_file(file), record)
         except SafetensorError as error:
@@ -148,7 +159,8 @@ class Run:
     def report(self) -> dict[str, Any]:
         file = self.path / "report.json"
         if not file.exists():
-            raise VaeliteError(f"{file} does not exist. Run notebooks/04_eval_dosimetry.py or `vaelite evaluate {self.path}`.")
+            raise VaeliteError(f"{self.lacks(file.name)} Run notebooks/04_eval_dosimetry.py or "
+                               f"`vaelite evaluate {self.path} --data ...`.")
         return json.loads(file.read_text())
 
 

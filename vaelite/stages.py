@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from typing import Any
@@ -446,7 +447,16 @@ def adversary_of(cfg: Config, device: str) -> Adversary | None:
 
 
 def resolve_device(name: str) -> str:
-    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+    """The device to compute on. Raises VaeliteError for one that PyTorch does not know or that is not here."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    known = re.fullmatch(r"cpu|cuda(:(\d+))?", name)
+    if not known:
+        raise VaeliteError(f"device must be 'auto', 'cpu', 'cuda' or one of several GPUs, as 'cuda:1'; not '{name}'.")
+    if name != "cpu" and int(known[2] or 0) >= torch.cuda.device_count():
+        raise VaeliteError(f"device is '{name}', and PyTorch finds {torch.cuda.device_count()} CUDA GPUs here. Set device to "
+                           f"'auto' or 'cpu' (after a command: --set device=auto), or use a computer that has it.")
+    return name
 
 
 def record(cfg: Config, cases: list[Case], model: torch.nn.Module, model_config: dict[str, Any], result: FitResult,

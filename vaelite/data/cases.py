@@ -75,7 +75,7 @@ def load_cases(folder, split: str | None = None) -> list[Case]:
     files of one case on different grids, an empty or non-binary mask, the same image twice.
     """
     folder = Path(folder)
-    entries = _read_manifest(folder)["cases"]
+    entries = read_manifest(folder)["cases"]
     if split is not None and split not in SPLITS:
         raise VaeliteError(f"Unknown split {split!r}. Choose one of {', '.join(SPLITS)}.")
     chosen = [entry for entry in entries if split in (None, entry["split"])]
@@ -89,7 +89,7 @@ def data_fingerprint(folder) -> str:
     """sha256 (hex) over every case's name, patient, split and file checksums: it changes when the data do."""
     folder = Path(folder)
     lines = []
-    for entry in _read_manifest(folder)["cases"]:
+    for entry in read_manifest(folder)["cases"]:
         checksums = entry.get("sha256") or _hash_files(folder / entry["name"])
         lines.append(json.dumps([entry["name"], entry["patient"], entry["split"], sorted(checksums.items())]))
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
@@ -107,15 +107,16 @@ def _read_json(path: Path, mend: str) -> dict:
     except ValueError as error:  # bad JSON or bad UTF-8
         raise VaeliteError(f"{path}: is not valid JSON ({error}). {mend}") from error
     if not isinstance(content, dict):
-        raise VaeliteError(f"{path}: must hold one JSON object, not a {type(content).__name__}. {mend}")
+        raise VaeliteError(f"{path}: must hold one JSON object {{...}}. {mend}")
     return content
 
 
-def _read_manifest(folder: Path) -> dict:
-    mend = "Write the data set again with `make data` or an importer in data_scripts."
-    if not os.path.isdir(folder):
-        raise VaeliteError(f"{folder}: no such folder.{nearest_names(folder)} {mend}")
+def read_manifest(folder: Path) -> dict:
+    """dataset.json, checked; no case is opened. Raises VaeliteError if it is missing or cannot be right."""
     path = folder / "dataset.json"
+    mend = _how_to_write(path)
+    if not os.path.isdir(folder):
+        raise VaeliteError(f"{folder}: no such folder.{nearest_names(folder, folders=True)} {mend}")
     manifest = _read_json(path, mend)
     if manifest.get("format") != FORMAT:
         raise VaeliteError(f"{path}: format {manifest.get('format')!r}, but this vaelite reads {FORMAT}. {mend}")
@@ -128,7 +129,7 @@ def _read_manifest(folder: Path) -> dict:
         _check_entry(path, entry)
         name, patient, split = entry["name"], entry["patient"], entry["split"]
         if name.casefold() in seen_names:
-            raise VaeliteError(f"{path}: the case name {name!r} occurs twice (capitals aside). Rename one. {mend}")
+            raise VaeliteError(f"{path}: the case name {name!r} occurs twice (capitals aside). Rename one.")
         seen_names.add(name.casefold())
         earlier_split, earlier_name = split_of.setdefault(patient.strip().casefold(), (split, name))
         if earlier_split != split:
@@ -137,6 +138,15 @@ def _read_manifest(folder: Path) -> dict:
                 f"A test on a patient seen in training proves nothing: put all cases of a patient into one split."
             )
     return manifest
+
+
+def _how_to_write(path: Path) -> str:
+    """The advice for a dataset.json that is missing or wrong: `make data` makes data/phantom-<profile>, and no other."""
+    folder = path.parent.absolute()
+    if folder.parent.name != "data" or not folder.name.startswith("phantom-"):
+        return "Give another folder, or write the data set with an importer, like data_scripts/import_openkbp.py."
+    make = f"`make data PROFILE={folder.name.removeprefix('phantom-')}`"
+    return f"Remove it and make it again with {make}." if os.path.exists(path) else f"Make it with {make}."
 
 
 def _check_entry(path: Path, entry: dict) -> None:
@@ -155,7 +165,7 @@ def _check_entry(path: Path, entry: dict) -> None:
 
 def _load_case(folder: Path, entry: dict, first_seen: dict[str, tuple[str, Path]]) -> Case:
     if not os.path.isdir(folder):
-        raise VaeliteError(f"{folder}: listed in dataset.json, but there is no such folder.{nearest_names(folder)}")
+        raise VaeliteError(f"{folder}: listed in dataset.json, but there is no such folder.{nearest_names(folder, folders=True)}")
     info = _read_json(folder / "case.json", "Every case needs one; it may be {}.")
     modalities = tuple(m for m in MODALITIES if (folder / f"{m.lower()}.nii.gz").exists())
     if not modalities:

@@ -181,12 +181,16 @@ def _check_path(path: Path) -> None:
         raise VaeliteError(f"{path}: {n_bytes / 1e9:.0f} GB is more than vaelite reads. Crop or resample it first.")
 
 
-def nearest_names(path: Path) -> str:
+def nearest_names(path: Path, folders: bool = False) -> str:
+    """What to add to a refusal of a path that is not there: the names like it beside it; folders: of folders alone."""
     if not os.path.isdir(path.parent):
         return f" The folder {path.parent} does not exist either."
-    names = sorted(entry.name for entry in path.parent.iterdir() if not entry.name.startswith("."))
-    nearest = difflib.get_close_matches(path.name, names, n=3, cutoff=0.4) or names[:3]
-    return f" Did you mean {', '.join(nearest)}?" if nearest else f" The folder {path.parent} is empty."
+    entries = [entry for entry in path.parent.iterdir() if not entry.name.startswith(".")]
+    if not entries:
+        return f" The folder {path.parent} is empty."
+    names = sorted(entry.name for entry in entries if entry.is_dir() or not folders)
+    nearest = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5)
+    return f" Did you mean {', '.join(nearest)}?" if nearest else ""
 
 
 def _check_signature(path: Path, raw: bytes) -> bool:
@@ -317,6 +321,8 @@ def _check_hu(path: Path, array: np.ndarray, modality: str) -> None:
         guess = "They look shifted by 1024 or 1000 (stored values): subtract it, or apply RescaleIntercept."
     else:
         guess = "Nothing lies at air (-1000) or nothing at water (0): check RescaleSlope and RescaleIntercept."
+    if low >= -200:                                          # then nothing tells it from an MR, whose values must stay
+        guess += " Or this is an MR: then check the file's name, or --source."
     raise VaeliteError(f"{path}: a {modality} must be in HU, but its values span [{low:g}, {high:g}]. {guess}")
 
 

@@ -236,6 +236,6 @@ def load_doses(run: Run, case: str) -> dict[str, np.ndarray]:
     """The doses [Gy] that `evaluate_dose` kept of one patient, by name; "CT" is the plan."""
     file = doses_file(run, case)
     if not file.exists():
-        raise VaeliteError(f"{file} does not exist. Run `vaelite evaluate {run.path}` first.")
+        raise VaeliteError(f"{file} does not exist. Run `vaelite evaluate {run.path} --data ...` first.")
     with np.load(file) as arrays:
         return {name: arrays[name] for name in arrays.files}
