@@ -34,7 +34,6 @@ from vaelite.runs import open_run
 from vaelite.stages import reconstruction_psnr, split, stage_slices, train_vae
 from vaelite.training.train import draw_slices, fit
 
-
 BETAS = (0.0, 0.01, 1.0)                                     # beside the profiles' own
 TRIED = {**TOKENIZERS, "KL-8, 16 channels, random start": {"vae.pca_start": False},
          **{f"KL-8, 16 channels, beta {beta:g}": {"loss.kl": beta} for beta in BETAS}}
