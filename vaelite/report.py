@@ -98,7 +98,8 @@ def report_card(report: dict[str, Any]) -> list[dict[str, str]]:
             if theirs:
                 card.append({"question": f"{metric}: better than {name}?",
                              "answer": f"{len(theirs) - len(lost)} of {len(theirs)} directions",
-                             "numbers": f"lost: {', '.join(lost)}".replace(">", " → ") if lost else "none lost"})
+                             "numbers": "none lost" if not lost else "all lost" if len(lost) == len(theirs) else
+                                        f"lost: {', '.join(lost)}".replace(">", " → ")})
     for row in rows_of(report, table="lesion", method="vaelite", metric="invented", target="CT"):
         found = {r["method"]: r["mean"] for r in rows_of(report, table="lesion", metric="invented", source=row["source"], target="CT")
                  if r["method"] != "copy" or row["source"] == "CBCT"}    # an MR taken for a CT invents everywhere
