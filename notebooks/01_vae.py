@@ -81,7 +81,8 @@ grid = held_out_cases[0].volume(held_out_cases[0].modalities[0]).shape
 pixel_mm = held_out_cases[0].spacing_mm[1] * max(grid[1:]) / cfg.data.size
 row = int((held_out.case == 0).sum() * 0.6)                  # a slice through the face of the first validation patient
 picture = {m: held_out.x[row, i].float() for i, m in enumerate(MODALITIES) if held_out.have[row, i]}
-print(f"slices of {cfg.data.size} x {cfg.data.size} pixels; for section 2: f = {cfg.vae.factor}, k = {cfg.vae.latent_channels}")
+print(f"held_out.x [slice, modality, row, column]: {tuple(held_out.x.shape)}, in [-1, 1]",
+      f"for section 2: f = {cfg.vae.factor}, k = {cfg.vae.latent_channels}", sep="\n")
 draw_modalities(picture, pixel_mm, held_out.mask[row])
 
 # %% [markdown]
@@ -146,12 +147,13 @@ added_hu = {name: scan_error_hu(*settings) - ideal_hu for name, settings in faul
 print(f"The best scan errs by {ideal_hu:.0f} HU. Each fault alone adds:")
 for name in sorted(added_hu, key=added_hu.get, reverse=True):
     print(f"{added_hu[name]:6.1f} HU  {name}")
+finding = "Mean error added to the best scan: " + ", ".join(f"{name} {hu:.1f} HU" for name, hu in added_hu.items())
 alone, body = {}, torch.as_tensor(head.mask[mouth][middle])
 for name, settings in faults.items():
     fault = torch.as_tensor(scans[settings] - scans["no scatter", 360, False])
     limit_hu = fault[body].abs().quantile(0.95)              # each on its own grey scale, or grain would not show
     alone[f"{name}\nblack to white: ±{limit_hu:.0f} HU"] = fault / limit_hu
-draw_slices(alone, "model space", head.grid.spacing_mm[2], "What each fault adds to the best scan, on its own scale", body, False)
+draw_slices(alone, "model space", head.grid.spacing_mm[2], finding, body, False)
 
 # %% [markdown]
 # **Read.** MAE is the mean absolute error, here in the body. The panels show each fault alone: too few views draw streaks,
@@ -372,7 +374,7 @@ draw_training(run.stages["vae"]["history"], "VAE")
 # %%
 vae_db = reconstruction_psnr(vae, held_out)                  # of the same slices as PCA's
 gain_db = sum(vae_db[m] - pca_db[m][-1] for m in modalities) / len(modalities)
-print(f"measured: {gain_db:+.1f} dB over PCA, mean of {len(modalities)} modalities, {len(held_out_cases)} validation "
+print(f"measured: {gain_db:+.2f} dB over PCA, mean of {len(modalities)} modalities, {len(held_out_cases)} validation "
       f"patient(s), n = {len(held_out)} slices.  You said {my_guess_gain_db}.")
 print("of each: " + ", ".join(f"{m} {vae_db[m] - pca_db[m][-1]:+.1f} dB" for m in modalities))
 draw_quality([n * (size // f) ** 2 for n in steps], pca_db, n_pixels, vae_db)
@@ -415,7 +417,7 @@ x_decoded = codes.decoded[:, None]
 inside = coded.mask[codes.row][:, None]
 steepness = torch.stack(torch.gradient(x, dim=(-2, -1))).square().sum(0).sqrt()
 steep = steepness > steepness[inside][:1_000_000].quantile(0.9)
-print(f"mean absolute error in the body [% of the range], n = {len(x)} slices, validation")
+print(f"mean absolute error in the body [% of the range], n = {len(x)} pictures of {len(coded)} slices, validation")
 found = {}
 for name, image in {"PCA": pca.linear_decode(pca.linear_encode(x)).clamp(-1, 1), "VAE": x_decoded}.items():
     error = 100 * (image - x).abs() / 2                      # x goes from -1 to 1
@@ -446,7 +448,7 @@ def mean_psnr(decoded):
 
 generator = torch.Generator().manual_seed(0)
 noise = torch.randn(posterior.mean.shape, generator=generator)
-print(f"{'noise [SD of a latent]':>24}{'PSNR [dB]':>12}   (mean of modalities, n = {len(x)} slices)")
+print(f"{'noise [SD of a latent]':>24}{'PSNR [dB]':>12}   (mean of modalities, n = {len(x)} pictures of {len(coded)} slices)")
 noisy_db = {}
 for level in (0.0, 0.1, 0.3, 0.7, 1.0):
     noisy_db[level] = mean_psnr(torch.cat([vae.decode(part) for part in (posterior.mean + level * noise).split(32)]))
@@ -464,7 +466,7 @@ start, sigma = (code.logvar.mul(0.5).exp().median() for code in (pca.encode(x), 
 kilobytes = nats.mean() / math.log(2) / 8 / 1000
 assert (nats >= 0).all(), "a divergence is never negative"
 print(f"A slice costs {nats.mean():,.0f} nats = {kilobytes:.1f} kB; as 16-bit pixels {2 * n_pixels / 1000:.1f} kB. "
-      f"The median cloud has sigma = {sigma:.3f}, before training {start:.3f}; beta = {cfg.loss.kl:g}.")
+      f"The median cloud has sigma = {sigma:.3f}, before training {start:.3f}; beta = {cfg.loss.kl:g}, n = {len(nats)} pictures.")
 
 # %% [markdown]
 # **Read.** The table says how exact lesson 02 has to be. The kilobytes are no contest: the code is lossy, the pixels are not.
@@ -488,7 +490,7 @@ draw_slices(dreams, "model space", pixel_mm, finding)
 # %% [markdown]
 # **Read.** Neighbouring latents of a real head belong together ($r$ above); independent draws know nothing of it. With a large
 # $\beta$ the clouds would grow to $\sigma = 1$ and the mean to 0: every slice would get the same code, and the decoder would
-# ignore it. That is **posterior collapse**: a *channel* (one of the `k` numbers, at all places) whose KL is 0 says nothing.
+# ignore it. That is **posterior collapse**: a *channel* (one of the `k` numbers, at all places) whose KL is near 0 says nothing.
 #
 # ### Ablate: other codes
 #
@@ -496,7 +498,8 @@ draw_slices(dreams, "model space", pixel_mm, finding)
 # = 8`, with 4 channels or our 16; *KL-16*: `f = 16`, 16 channels; *VQ-16* keeps of each patch only the index of the nearest of
 # 1,024 learnt vectors. *MONAI's*: another library's network. KID, a distance between crowds of pictures, is 0 for equal ones.
 #
-# **Predict.** Is it better to keep 256 numbers as 4 of each small patch or as 16 of each large one? And from which $\beta$ on is a code nearly silent?
+# **Predict.** Is it better to keep 256 numbers as 4 of each small patch or as 16 of each large one? And from which $\beta$ on is
+# a code nearly silent?
 
 # %%
 from vaelite.evaluation.studies import load_study, tokenizer_sentence, tokenizer_table
@@ -507,9 +510,10 @@ print(tokenizer_sentence(study))
 Markdown(tokenizer_table(study))
 
 # %% [markdown]
-# **Read.** Means over modalities hide that CBCT and CT are easier than MR (section 3). Fewer numbers cost dB, and a code of
-# indices (VQ) most, at a fraction of the bits. $\beta$ trades the same way: the column KL is what a latent tells, near 0 nothing. The PCA start is worth
-# minutes: with a random start the same network is behind after the same time.
+# **Read.** Fewer numbers cost dB; of KL-8, KL-16 and VQ-16 the indices cost most, at a fiftieth of the bits stored. The column
+# KL is what a latent tells: a larger $\beta$ (the first row has ours, `cfg.loss.kl`) keeps fewer nats, and long before all
+# channels collapse the picture is lost. A random start is behind PCA's after the same time; *MONAI's*, which also starts so,
+# takes far fewer steps in it.
 #
 # ## 7 · One space for all modalities: where do CT and MR of one head lie?
 #
@@ -631,14 +635,15 @@ def rms_percent(db):
 few = min(range(len(steps)), key=lambda i: abs(steps[i] * (size // f) ** 2 - 256))
 tie_db = 0.5                                                 # closer is a tie; our choice
 rows = {f"{steps[few] * (size // f) ** 2:,} numbers (PCA)": {m: db[few] for m, db in pca_db.items()},
-        f"{n_latents:,} numbers (VAE)": vae_db}
+        f"{n_latents:,} numbers (VAE)": vae_db,
+        "256 numbers (KL-8, section 6)": {m: q["psnr"] for m, q in study["tokenizers"][1]["quality"].items()}}
 print(f"Can a few hundred numbers stand for a slice? RMS error [% of the range], whole slices (validation, n = {len(held_out)}):")
 for name, db in rows.items():
-    print(f"{name:>24}: " + ", ".join(f"{m} {rms_percent(db[m]):.1f}" for m in modalities))
+    print(f"{name:>31}: " + ", ".join(f"{m} {rms_percent(db[m]):.1f}" for m in modalities))
 pair = held_out.x[held_out.have[:, [MODALITIES.index("CBCT"), MODALITIES.index("CT")]].all(1)].float()
 if len(pair):                                                # a scale: what separates the two of one physics
     copy_db = unit_psnr(pair[:, MODALITIES.index("CBCT")], pair[:, MODALITIES.index("CT")])
-    print(f"{'the CBCT in place of CT':>24}: CT {rms_percent(copy_db):.1f}")
+    print(f"{'the CBCT in place of CT':>31}: CT {rms_percent(copy_db):.1f}")
     better = {name: db["CT"] - copy_db for name, db in rows.items()}
     answers = [f"{'a tie' if abs(db) < tie_db else 'yes' if db > 0 else 'no'} with {name}" for name, db in better.items()]
     print(f"If it may lose no more of a CT than taking the CBCT for it does: {'; '.join(answers)}.")

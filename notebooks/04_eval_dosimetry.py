@@ -230,8 +230,9 @@ else:
     print(f"Left out: {case.name} has no prescription with a contour. Sections 4, 5 and 8 need one.")
 
 # %% [markdown]
-# **Read.** The colours (from 10 % of the prescription) follow the target, of which a cut may show one part only, and spare what
-# lies beside it; voxels shared with the target (printed above) get its dose. A teaching plan, but the same on **both** CTs.
+# **Read.** The dose (coloured from 10 % of the prescription) is highest in the target, of which a cut may show one part only,
+# and falls with the distance from it; voxels shared with the target (printed above) get its dose. A teaching plan, but the same
+# on **both** CTs.
 #
 # ### Try it 3: D95 by hand
 #
@@ -261,7 +262,8 @@ print(check_d95(my_d95))
 #
 # $$ \gamma = \min_{r'} \sqrt{\frac{|r - r'|^2}{\Delta d^2} + \frac{(D(r) - D'(r'))^2}{\Delta D^2}} $$
 #
-# A point passes if $\gamma \le 1$. "2 %/2 mm" is $\Delta D$ = 2 % of the prescription and $\Delta d$ = 2 mm.
+# A point passes if $\gamma \le 1$. "2 %/2 mm" is $\Delta D$ = 2 % of the prescription (`dose_percent`) and $\Delta d$ = 2 mm
+# (`distance_mm`).
 #
 # We now damage the CT: every bone gets **half its HU**. Same fluence, new dose. Where the plan has at least 90 % of the
 # prescription ("the target", here and in section 8), **MAE_target** is the mean absolute dose error and **ME_target** the mean
@@ -328,8 +330,8 @@ if plan is not None:
         other_gy = recalculate(plan, other_hu)
         judged[name] = {dose_tables.STAND_IN_METRICS[metric]: value for (metric, _), value in
                         compare_cts(plan, ct_hu, other_hu, depth_mm).items()}
-        for table, metric, unit, _, value, _ in compare_doses(plan, other_gy, cfg.dose):
-            judged[name] |= {f"{metric}, fails [%]": 100 - value} if table == "gamma" else {f"{metric} [{unit}]": value}
+        for table, metric, in_unit, _, value, _ in compare_doses(plan, other_gy, cfg.dose):
+            judged[name] |= {f"{metric}, fails [%]": 100 - value} if table == "gamma" else {f"{metric} [{in_unit}]": value}
         judged[name][f"D95 of {ptv}, change [Gy]"] = float(np.percentile(other_gy[contours[ptv]], 5)) - d95_gy
     maes = [of_ct[dose_tables.STAND_IN_METRICS["MAE"]] for of_ct in judged.values()]
     assert max(maes) - min(maes) < 1, "the three are equal for MAE, to 1 HU"
@@ -492,9 +494,9 @@ if has_dose:
     print(dose_tables.order_sentence(report))
 
 # %% [markdown]
-# **Read.** Over CTs that differ by hundreds of HU, MAE orders the doses. Within one source, where the choice between methods is
-# made, it need not. MAE forgets the sign, and a bias adds up along a beam where noise cancels. The radiological depth adds up as
-# the beam does, needs no plan but its directions, and says *why* a dose is wrong.
+# **Read.** Where CTs from CBCT and from MR differ by hundreds of HU, MAE tells them apart. Within one source, where the choice
+# between methods is made, it need not order them. MAE forgets the sign, and a bias adds up along a beam where noise cancels. The
+# radiological depth adds up as the beam does, needs no plan but its directions, and says *why* a dose is wrong.
 #
 # How large may an error be? Errors of known size on one test patient, the same plan: HU shifted, bone scaled, air filled, and
 # the **field of view cut**: a scanner narrower than the widest slice, often the shoulders, leaves air where the skin was.
@@ -517,6 +519,7 @@ if curves:
     if judged:
         print(f"Half the bone: {half_percent:+.2f} % here, {judged['bone']['ME_target [% of prescription]']:+.2f} % in section 5 "
               f"({case.name}). Another patient, other bones in front of the target.")
+    print(f"2 % in the target are reached at {20 / abs(per_10_hu):.0f} HU everywhere, by the fitted line (n = 1 patient).")
     print("Field of view cut:", ", ".join(f"{mm:g} mm {percent:+.2f} %" for mm, percent in zip(cut["amount"], cut["ME_target"])))
 
 # %% [markdown]

@@ -63,6 +63,7 @@ WRONG = {
     "my_choice": {
         "the error": lambda e: {name: min(of.values()) for name, of in e.items()},
         "always the new one": first,
+        "the first name": lambda errors: {name: min(e) for name, e in errors.items()},
         "the larger error": lambda errors: {name: max(e, key=e.get) for name, e in errors.items()},
         "one for all": lambda errors: dict.fromkeys(errors, min(next(iter(errors.values())), key=lambda m: sum(e[m] for e in errors.values()))),
         "two of the three": lambda errors: {name: min(("mapped", "finetuned"), key=e.get) for name, e in errors.items()},

@@ -196,7 +196,7 @@ def test_the_smoothest_ct_is_named_and_a_copied_mr_is_no_ct():
     ratios = {"unet": 0.45, "ridge": 1.0, "copy": 2.0}
     rows = [row("slices", method, "T1c", "CT", "jump ratio", ratio, "") for method, ratio in ratios.items()]
     assert jumps_sentence({"rows": rows}) == ("Jump ratios: smoother than the anatomy, most of all U-Net from T1c (0.45); "
-                                              "none flickers (all below 1.05).")
+                                              "none flickers by more than 5 % (at most 1.00). A copied MR is no CT and left out here.")
     assert "none too smooth" in jumps_sentence({"rows": rows[1:]})
 
 

@@ -1,6 +1,7 @@
 """Studies of core-hours: what the tables and the figure say is what the result files hold."""
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from vaelite.errors import VaeliteError
@@ -63,17 +64,18 @@ def test_a_folder_without_studies_is_named(tmp_path):
 
 def tokenizer(name: str, psnr_db: float, collapsed: int | None) -> dict:
     quality = {"CT": {"psnr": psnr_db + 5, "ssim": 0.9, "kid": 0.001}, "T1c": {"psnr": psnr_db - 5, "ssim": 0.7, "kid": 0.003}}
-    return {"tokenizer": name, "floats": 256, "bits": 8192, "steps": 100, "quality": quality, "nats_per_latent": None,
+    return {"tokenizer": name, "floats": 256, "indices": None, "bits": 8192, "steps": 100, "quality": quality, "nats_per_latent": None,
             "collapsed_channels": collapsed}
 
 
 def test_tokenizers_are_told_apart_by_their_means_over_modalities():
     study = {"tokenizers": [tokenizer("KL-8", 20.0, 0), tokenizer("KL-16", 21.0, 0), tokenizer("VQ-16", 18.0, None)]}
     assert tokenizer_sentence(study).startswith("KL-16 keeps more in 256 numbers than KL-8 in 256: 21.0 against 20.0 dB.")
-    assert tokenizer_sentence(study).endswith("Collapsed: none.")
-    study["tokenizers"].append(tokenizer("beta 1", 10.0, 16))
-    assert tokenizer_sentence(study).endswith("Collapsed: 16 channels of beta 1.")
-    assert "| KL-16 | 256 | 8,192 | 100 | 21.0 | 0.800 | 2.0 | – | 0 |" in tokenizer_table(study)
+    assert tokenizer_sentence(study).endswith("Channels collapsed (below 0.01 nat a latent): none.")
+    study["tokenizers"].append(tokenizer("beta 1", 10.0, 16) | {"nats_per_latent": np.log(2) / 4})
+    assert "beta 1 says least: 64 bits a slice." in tokenizer_sentence(study)
+    assert tokenizer_sentence(study).endswith(": 16 channels of beta 1.")
+    assert "| KL-16 | 256 numbers | 8,192 | 100 | 21.0 | 0.800 | 2.0 | – | 0 |" in tokenizer_table(study)
 
 
 def test_a_cost_of_changing_sign_is_not_told():

@@ -220,6 +220,8 @@ def check_choice(choose: Callable) -> str:
         return "not attempted yet"
     assert set(chosen) == set(table), "one entry for each direction"
     assert set(chosen.values()) <= set(table["CBCT>CT"]), "return the decoder's name, not its error"
+    first = {name: min(errors) for name, errors in table.items()}
+    assert chosen != first, "min of a dict compares its names: min(e, key=e.get) compares the errors"
     assert chosen["T1c>CT"] == "finetuned", "0.05 is the smallest error: fine-tuned"
     assert chosen["CBCT>CT"] == "blended", "each direction decides for itself, among all three: 0.02 is the smallest"
     turned = {"mapped": "blended", "blended": "finetuned", "finetuned": "mapped"}

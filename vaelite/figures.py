@@ -90,8 +90,15 @@ def show_slice(ax: Axes, x: Any, modality: str, pixel_mm: float, title: str = ""
     low, high = DISPLAYS[modality].window
     image = show_image(ax, physical(x, modality), pixel_mm, title, cmap="gray", norm=Normalize(low, high))
     if window:
-        ax.set_xlabel(f"{low:g} to {high:g} [{DISPLAYS[modality].unit}]", fontsize=8)
+        state_window(ax, low, high, DISPLAYS[modality].unit)
     return image
+
+
+def state_window(ax: Axes, low: float, high: float, unit: str) -> None:
+    """A bar from black to white below a grey picture, and what its ends are."""
+    bar = ax.inset_axes((0, -0.055, 1, 0.03), xticks=[], yticks=[])
+    bar.imshow([[0, 1]], cmap="gray", interpolation="bilinear", aspect="auto")
+    ax.set_xlabel(f"{low:g} to {high:g} [{unit}]", fontsize=8, labelpad=8)
 
 
 def show_difference(ax: Axes, x: Any, reference: Any, modality: str, pixel_mm: float, title: str = "",
@@ -156,8 +163,8 @@ def draw_modalities(x: Mapping[str, Any], pixel_mm: float, mask: Any = None) -> 
              for i, a in enumerate(x) for b in list(x)[i + 1:]}
     if pairs:
         (a, b), (c, d) = max(pairs, key=pairs.get), min(pairs, key=pairs.get)
-        finding = f"One head: {a} and {b} agree most (r = {pairs[a, b]:.2f} in the body)"
-        headline(figure, finding + (f", {c} and {d} least (r = {pairs[c, d]:.2f})" if len(pairs) > 1 else ""))
+        finding = f"One head: {a} and {b} agree most (correlation {pairs[a, b]:.2f} in the body)"
+        headline(figure, finding + (f", {c} and {d} least ({pairs[c, d]:.2f})" if len(pairs) > 1 else ""))
     return figure
 
 

@@ -102,7 +102,8 @@ def main() -> None:
         places = (options.size // vae.config.factor) ** 2
         bits = places * math.log2(vae.config.codebook) if vae.codebook else 32 * places * vae.config.latent_channels
         kl = [] if vae.codebook else record["metrics"]["kl_per_channel"]     # a codebook has no posterior to collapse
-        results.append({"tokenizer": name, "floats": places * vae.config.latent_channels, "bits": round(bits),
+        results.append({"tokenizer": name, "floats": places * vae.config.latent_channels,
+                        "indices": places if vae.codebook else None, "bits": round(bits),
                         "steps": record["steps"], "quality": quality(vae, test),
                         "nats_per_latent": statistics.mean(kl) if kl else None,
                         "collapsed_channels": sum(value < 0.01 for value in kl) if kl else None})
@@ -111,7 +112,7 @@ def main() -> None:
     cfg = profile("laptop", **shared)
     for rate in (cfg.vae_fit.learning_rate, cfg.vae_fit.learning_rate / 3):
         network, steps = train_monai(override(cfg, {"vae_fit.learning_rate": rate}), cases)
-        results.append({"tokenizer": f"MONAI's KL-16, rate {rate:.1g}", "floats": floats, "bits": 32 * floats, "steps": steps,
+        results.append({"tokenizer": f"MONAI's KL-16, rate {rate:.1g}", "floats": floats, "indices": None, "bits": 32 * floats, "steps": steps,
                         "quality": quality(network, test), "nats_per_latent": None, "collapsed_channels": None})
         print(row(results[-1]), flush=True)
     if options.out:

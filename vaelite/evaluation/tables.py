@@ -217,8 +217,9 @@ def jumps_sentence(report: dict[str, Any], target: str = "CT") -> str:
               if row["method"] != "copy" or row["source"] == "CBCT"}
     low, high = min(ratios, key=ratios.get), max(ratios, key=ratios.get)
     smooth = f"smoother than the anatomy, most of all {low} ({ratios[low]:.2f})" if ratios[low] < 0.95 else "none too smooth"
-    return f"Jump ratios: {smooth}; " + (f"flickering, most of all {high} ({ratios[high]:.2f})." if ratios[high] > 1.05
-                                         else "none flickers (all below 1.05).")
+    flicker = (f"flickering, most of all {high} ({ratios[high]:.2f})" if ratios[high] > 1.05
+               else f"none flickers by more than 5 % (at most {ratios[high]:.2f})")
+    return f"Jump ratios: {smooth}; {flicker}. A copied MR is no CT and left out here."
 
 
 def lesion_table(report: dict[str, Any]) -> str:

@@ -32,6 +32,7 @@ from ..figures import (
     show_difference,
     show_image,
     show_slice,
+    state_window,
 )
 
 # One marker and one colour for each patient; the colours are Tol's muted set, told apart by colour-blind readers.
@@ -188,7 +189,7 @@ def draw_translator(title: str, source: str, x_source: Any, target: str, x_targe
         unit = DISPLAYS[modality].unit
         low, high = WINDOWS[window][unit]
         show_image(ax, physical(image, modality)[box], pixel_mm, name, cmap="gray", norm=Normalize(low, high))
-        ax.set_xlabel(f"{low:g} to {high:g} [{unit}]", fontsize=8)
+        state_window(ax, low, high, unit)
         ax.axhline(y_mm, color=METHOD_COLOURS["vaelite"], linewidth=1)
     error = show_difference(panels[1][0], np.asarray(x)[box], np.asarray(x_target)[box], target, pixel_mm, "error")
     bar_below(figure, panels[1][0], error, f"translated - real [{display.unit}]")
