@@ -588,8 +588,8 @@ print(f"{source} → {target}, fine-tuned beside mapped: {sharper:.2f} times the
 if responses:
     _, kept, elsewhere = responses[METHOD_NAMES["finetuned"]]
     print(f"A planted lesion (CBCT → CT by fine-tuned, n = {len(validation)}; chosen there: {choice['CBCT>CT']}): "
-          f"{kept:.0f} % of its contrast is kept, and elsewhere the slice changes by up to {elsewhere:.0f} % of it. Lesson 04, section 7, counts "
-          "invented ones.")
+          f"{kept:.0f} % of its contrast is kept, and elsewhere the slice changes by up to {elsewhere:.0f} % of it. "
+          "Lesson 04, section 7, counts invented ones.")
 
 # %% [markdown]
 # **What we did.** We split the error into what the tokenizer cannot hold and what the mapper does not know, fine-tuned the

@@ -98,7 +98,7 @@ def state_window(ax: Axes, low: float, high: float, unit: str) -> None:
     """A bar from black to white below a grey picture, and what its ends are."""
     bar = ax.inset_axes((0, -0.055, 1, 0.03), xticks=[], yticks=[])
     bar.imshow([[0, 1]], cmap="gray", interpolation="bilinear", aspect="auto")
-    ax.set_xlabel(f"{low:g} to {high:g} [{unit}]", fontsize=8, labelpad=8)
+    ax.set_xlabel(f"{low:g} to {high:g} [{unit}]", fontsize=8, labelpad=10)
 
 
 def show_difference(ax: Axes, x: Any, reference: Any, modality: str, pixel_mm: float, title: str = "",
