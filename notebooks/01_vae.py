@@ -494,8 +494,8 @@ draw_slices(dreams, "model space", pixel_mm, finding)
 #
 # ### Ablate: other codes
 #
-# Made once: tokenizers trained equally long on 64 x 64 slices of phantom patients (`tests/benchmarks/tokenizers.py`). *KL-8*: `f
-# = 8`, with 4 channels or our 16; *KL-16*: `f = 16`, 16 channels; *VQ-16* keeps of each patch only the index of the nearest of
+# Made once: tokenizers trained equally long on 64 x 64 slices of phantom patients (`tests/benchmarks/tokenizers.py`). *KL-8*:
+# `f = 8`, with 4 channels or our 16; *KL-16*: `f = 16`, 16 channels; *VQ-16* keeps of each patch only the index of the nearest of
 # 1,024 learnt vectors. *MONAI's*: another library's network. KID, a distance between crowds of pictures, is 0 for equal ones.
 #
 # **Predict.** Is it better to keep 256 numbers as 4 of each small patch or as 16 of each large one? And from which $\beta$ on is
@@ -534,6 +534,7 @@ Markdown(tokenizer_table(study))
 # %%
 display(explore_latent_map(codes, pixel_mm, row // 3))
 explore_latent_cloud(codes)
+
 # %%
 flat = codes.z.flatten(1)
 apart = torch.cdist(flat, flat) / flat.shape[1] ** 0.5       # (n, n), RMS difference of a latent
