@@ -65,13 +65,13 @@ from vaelite.stages import load_vae, reconstruction_psnr, train_vae
 # %%
 cfg, run = profile(profile_name), open_run(run_dir)
 cases = load_cases(data_dir)
-modalities = [m for m in MODALITIES if any(m in case.modalities for case in cases)]
+modalities = [m for m in MODALITIES if all(any(m in case.modalities for case in cases if case.split == name)
+                                           for name in ("train", "validation"))]
 for name in ("train", "validation", "test"):
     print(f"{name:>10}: {sum(case.split == name for case in cases)} patients")
 print(f"source: {cases[0].info.get('source', 'not stated')}\nmodalities: {', '.join(modalities)}")
-first = "CT" if "CT" in modalities else modalities[0]        # shown first where there is a choice
 if missing := sorted(set(MODALITIES) - set(modalities)):
-    print(f"This data set has no {' and no '.join(missing)}: what follows leaves them out.")
+    print(f"Training or validation has no {' and no '.join(missing)}: what follows leaves them out.")
 
 # %%
 train = load_slices([case for case in cases if case.split == "train"], cfg.data.size)
@@ -80,7 +80,8 @@ held_out = load_slices(held_out_cases, cfg.data.size)
 grid = held_out_cases[0].volume(held_out_cases[0].modalities[0]).shape
 pixel_mm = held_out_cases[0].spacing_mm[1] * max(grid[1:]) / cfg.data.size
 row = int((held_out.case == 0).sum() * 0.6)                  # a slice through the face of the first validation patient
-picture = {m: held_out.x[row, i].float() for i, m in enumerate(MODALITIES) if held_out.have[row, i]}
+picture = {m: held_out.x[row, i].float() for i, m in enumerate(MODALITIES) if m in modalities and held_out.have[row, i]}
+first = "CT" if "CT" in picture else next(iter(picture))     # shown first where there is a choice
 print(f"held_out.x [slice, modality, row, column]: {tuple(held_out.x.shape)}, in [-1, 1]",
       f"for section 2: f = {cfg.vae.factor}, k = {cfg.vae.latent_channels}", sep="\n")
 draw_modalities(picture, pixel_mm, held_out.mask[row])
@@ -203,7 +204,7 @@ print(f"{size} x {size} = {n_pixels:,} pixels; ({size} / {f})^2 x {k} = {n_laten
 # %%
 some = every_nth(train, 8)                                   # every 8th slice, in all its modalities
 x_train = some.x[some.have][:, None].float()                 # (b, 1, h, w) in [-1, 1]
-assert some.have.any(0).sum() == len(modalities), "the rival has seen every modality"
+assert some.have[:, [MODALITIES.index(m) for m in modalities]].any(0).all(), "the rival has seen every modality"
 pca = VAE(cfg.vae).fit_pca(x_train).eval().requires_grad_(False)
 patches = rearrange(x_train, "b 1 (h f) (w g) -> (b h w) (f g)", f=f, g=f)
 draw_components(pca.components[:, 0], pca.deviations, float(patches.var(0).sum()), pixel_mm)
@@ -498,21 +499,29 @@ draw_slices(dreams, "model space", pixel_mm, finding)
 # `f = 8`, with 4 channels or our 16; *KL-16*: `f = 16`, 16 channels; *VQ-16* keeps of each patch only the index of the nearest of
 # 1,024 learnt vectors. *MONAI's*: another library's network. KID, a distance between crowds of pictures, is 0 for equal ones.
 #
-# **Predict.** Is it better to keep 256 numbers as 4 of each small patch or as 16 of each large one? And from which $\beta$ on is
-# a code nearly silent?
+# **Predict.** Is it better to keep 256 numbers as 4 of each small patch or as 16 of each large one? And between which two
+# $\beta$ does a code fall nearly silent?
 
 # %%
 from vaelite.evaluation.studies import load_study, tokenizer_sentence, tokenizer_table
 
+
+def rms_percent(db):
+    """Root-mean-square error [% of the range] of a PSNR [dB]."""
+    return 100 * 10 ** (-db / 20)
+
+
 (study,) = load_study("tokenizers_64px_*.json")
 print(f"{study['seconds']:g} processor seconds each, one seed, n = {study['test_patients']} test patients; means of modalities")
 print(tokenizer_sentence(study))
+kl_8 = next(of["quality"] for of in study["tokenizers"] if of["tokenizer"] == "KL-8")
+print("RMS error of KL-8 [% of the range]: " + ", ".join(f"{m} {rms_percent(q['psnr']):.1f}" for m, q in kl_8.items()))
 Markdown(tokenizer_table(study))
 
 # %% [markdown]
 # **Read.** Fewer numbers cost dB; of KL-8, KL-16 and VQ-16 the indices cost most, at a fiftieth of the bits stored. The column
-# KL is what a latent tells: a larger $\beta$ (the first row has ours, `cfg.loss.kl`) keeps fewer nats, and long before all
-# channels collapse the picture is lost. A random start is behind PCA's after the same time; *MONAI's*, which also starts so,
+# KL is what a latent tells: a larger $\beta$ (the first row has ours, `cfg.loss.kl`) keeps fewer nats, and the picture is lost
+# before a channel has collapsed (printed). A random start is behind PCA's after the same time; *MONAI's*, which also starts so,
 # takes far fewer steps in it.
 #
 # ## 7 · One space for all modalities: where do CT and MR of one head lie?
@@ -628,27 +637,22 @@ print("not attempted yet" if my_latents is None else "correct" if right else "no
 # </details>
 
 # %%
-def rms_percent(db):
-    """Root-mean-square error [% of the range] of a PSNR [dB]."""
-    return 100 * 10 ** (-db / 20)
-
-
 few = min(range(len(steps)), key=lambda i: abs(steps[i] * (size // f) ** 2 - 256))
 tie_db = 0.5                                                 # closer is a tie; our choice
 rows = {f"{steps[few] * (size // f) ** 2:,} numbers (PCA)": {m: db[few] for m, db in pca_db.items()},
-        f"{n_latents:,} numbers (VAE)": vae_db,
-        "256 numbers (KL-8, section 6)": {m: q["psnr"] for m, q in study["tokenizers"][1]["quality"].items()}}
+        f"{n_latents:,} numbers (VAE)": vae_db}
 print(f"Can a few hundred numbers stand for a slice? RMS error [% of the range], whole slices (validation, n = {len(held_out)}):")
 for name, db in rows.items():
-    print(f"{name:>31}: " + ", ".join(f"{m} {rms_percent(db[m]):.1f}" for m in modalities))
+    print(f"{name:>24}: " + ", ".join(f"{m} {rms_percent(db[m]):.1f}" for m in modalities))
 pair = held_out.x[held_out.have[:, [MODALITIES.index("CBCT"), MODALITIES.index("CT")]].all(1)].float()
 if len(pair):                                                # a scale: what separates the two of one physics
     copy_db = unit_psnr(pair[:, MODALITIES.index("CBCT")], pair[:, MODALITIES.index("CT")])
-    print(f"{'the CBCT in place of CT':>31}: CT {rms_percent(copy_db):.1f}")
+    print(f"{'the CBCT in place of CT':>24}: CT {rms_percent(copy_db):.1f}")
     better = {name: db["CT"] - copy_db for name, db in rows.items()}
     answers = [f"{'a tie' if abs(db) < tie_db else 'yes' if db > 0 else 'no'} with {name}" for name, db in better.items()]
     print(f"If it may lose no more of a CT than taking the CBCT for it does: {'; '.join(answers)}.")
 all_db, pca_all_db = (sum(db) / len(db) for db in ([vae_db[m] for m in modalities], [pca_db[m][-1] for m in modalities]))
+print("A network trained to code as few numbers, on other data: KL-8, section 6.")
 verdict = "a tie" if abs(gain_db) < tie_db else "the VAE wins" if gain_db > 0 else "PCA wins"
 print(f"{n_latents:,} numbers: VAE {all_db:.1f} dB, PCA {pca_all_db:.1f} dB, means of modalities: {verdict} ({profile_name}).")
 print(f"saved: {run.file_of('vae')}, {run.stages['vae']['parameters']:,} parameters, {run.stages['vae']['seconds']:.0f} s")
@@ -657,8 +661,8 @@ print(f"saved: {run.file_of('vae')}, {run.stages['vae']['parameters']:,} paramet
 # **What we did.** We coded slices of all modalities with one VAE that starts at PCA, measured what is lost against PCA with as
 # many numbers, and looked at where modalities lie.
 #
-# **What it cannot do.** It loses fine structure, most at edges. It generates no new heads. Our numbers come from validation
-# patients of this data set; on a phantom they say nothing about patients. Nothing here is a medical device.
+# **What it cannot do.** It loses fine structure, most at edges. It generates no new heads. Our numbers (but for the study's)
+# come from validation patients of this data set; on a phantom they say nothing about patients. Nothing here is a medical device.
 #
 # **Next.** Lesson 02 freezes this VAE and learns to map the latents of one modality to those of another. To use
 # your own patients, write case folders (README, "your own data") and set `data_dir` and `run_dir` above.

@@ -65,7 +65,8 @@ cfg = profile(profile_name)
 run = open_run(run_dir)
 vae = load_vae(run)                                          # refuses, and says what to do, if lesson 01 was not run
 cases = load_cases(data_dir)
-modalities = [m for m in MODALITIES if any(m in case.modalities for case in cases)]
+modalities = [m for m in MODALITIES if all(any(m in case.modalities for case in cases if case.split == name)
+                                           for name in ("train", "validation"))]
 held_out_cases = [case for case in cases if case.split == "validation"]
 held_out = load_slices(held_out_cases, cfg.data.size)
 judged = thinned(held_out, 60)                               # about 60 slices judge; more only make us wait
@@ -73,7 +74,7 @@ print(f"source: {cases[0].info.get('source', 'not stated')}")
 print(f"{len(held_out_cases)} validation patients, {len(judged)} slices")
 print(f"{len(modalities)} modalities: {', '.join(modalities)}; {len(modalities) * (len(modalities) - 1)} directions")
 if missing := sorted(set(MODALITIES) - set(modalities)):
-    print(f"This data set has no {' and no '.join(missing)}: their directions are left out.")
+    print(f"Training or validation has no {' and no '.join(missing)}: their directions are left out.")
 grid = held_out_cases[0].volume(held_out_cases[0].modalities[0]).shape
 pixel_mm = held_out_cases[0].spacing_mm[1] * max(grid[1:]) / cfg.data.size
 row = int((judged.case == 0).sum() * 0.6)                    # a slice through the face of the first validation patient

@@ -438,7 +438,7 @@ display(draw_budget(budget_study))
 for what, fused in (("one source", False), ("all sources", True)):
     told = [f"{name} {cost:+.1f}" for name, cost in told_changes(ablations, fused=fused).items()]
     print(f"{what}: PSNR lost [dB] by {'; '.join(told)}. The others: less than {least_cost(ablations, fused=fused):.2f} dB (two "
-          "standard errors) or of changing sign, not told from 0.")
+          "standard errors), or below half of it in a seed: not told from 0.")
 print(f"Each line {ablations[0]['seconds']:g} processor seconds, mean ± SD of {len(ablations)} seed(s), the same test patients.")
 Markdown(study_table(ablations, "change"))
 

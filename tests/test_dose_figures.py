@@ -160,7 +160,7 @@ def test_each_view_says_how_far_the_target_is_off(patient, view):
 
 
 @pytest.mark.parametrize(("percent", "limit"), [(0.0, 3.0), (2.0, 3.0), (-4.0, 5.0), (12.0, 20.0), (90.0, 50.0)])
-def test_one_scale_holds_the_worst_dose(patient, percent, limit):
+def test_one_scale_for_all_doses_follows_the_worst_up_to_50_percent(patient, percent, limit):
     even = np.full(patient["dose"].shape, 70.0)
     doses = {"CT": even, "vaelite/CBCT": even, "vaelite/T1c": (1 + percent / 100) * even}
     assert difference_limit(doses, 70.0) == limit

@@ -46,7 +46,7 @@ def first(errors):
 
 WRONG = {
     "my_best_constant": {
-        "mean": lambda s: float(np.mean(s)), "middle of the range": lambda s: (s.min() + s.max()) / 2, "zero": lambda s: 0.0,
+        "the samples": lambda s: s, "mean": lambda s: float(np.mean(s)), "middle of the range": lambda s: (s.min() + s.max()) / 2, "zero": lambda s: 0.0,
         "minimum": lambda s: float(s.min()), "first": lambda s: float(s[0]), "not sorted": lambda s: float(s[len(s) // 2]),
         "each value once": lambda s: float(np.unique(s)[(len(np.unique(s)) - 1) // 2])},
     "my_ssim": {

@@ -64,18 +64,20 @@ def test_a_folder_without_studies_is_named(tmp_path):
 
 def tokenizer(name: str, psnr_db: float, collapsed: int | None) -> dict:
     quality = {"CT": {"psnr": psnr_db + 5, "ssim": 0.9, "kid": 0.001}, "T1c": {"psnr": psnr_db - 5, "ssim": 0.7, "kid": 0.003}}
-    return {"tokenizer": name, "floats": 256, "indices": None, "bits": 8192, "steps": 100, "quality": quality, "nats_per_latent": None,
+    return {"tokenizer": name, "floats": 256, "indices": None, "bits": 8192, "steps": 100, "quality": quality, "nats_per_latent": 5.0,
             "collapsed_channels": collapsed}
 
 
 def test_tokenizers_are_told_apart_by_their_means_over_modalities():
-    study = {"tokenizers": [tokenizer("KL-8", 20.0, 0), tokenizer("KL-16", 21.0, 0), tokenizer("VQ-16", 18.0, None)]}
+    study = {"tokenizers": [tokenizer("KL-8", 20.0, 0), tokenizer("KL-16", 21.0, 0),
+                            tokenizer("VQ-16", 18.0, None) | {"indices": 16, "bits": 160, "nats_per_latent": None}]}
+    assert "VQ-16 says least: 160 bits a slice." in tokenizer_sentence(study)
     assert tokenizer_sentence(study).startswith("KL-16 keeps more in 256 numbers than KL-8 in 256: 21.0 against 20.0 dB.")
     assert tokenizer_sentence(study).endswith("Channels collapsed (below 0.01 nat a latent): none.")
     study["tokenizers"].append(tokenizer("beta 1", 10.0, 16) | {"nats_per_latent": np.log(2) / 4})
     assert "beta 1 says least: 64 bits a slice." in tokenizer_sentence(study)
     assert tokenizer_sentence(study).endswith(": 16 channels of beta 1.")
-    assert "| KL-16 | 256 numbers | 8,192 | 100 | 21.0 | 0.800 | 2.0 | – | 0 |" in tokenizer_table(study)
+    assert "| KL-16 | 256 numbers | 8,192 | 100 | 21.0 | 0.800 | 2.0 | 5.00 | 0 |" in tokenizer_table(study)
 
 
 def test_a_cost_of_changing_sign_is_not_told():
@@ -84,4 +86,7 @@ def test_a_cost_of_changing_sign_is_not_told():
     seeds = [result(60, seed, **nothing, **{"as shipped": 20.0, "no start": 17.0 - seed, "no mixing": 20.1 - 3.1 * seed})
              for seed in (0, 1)]
     assert change_costs(seeds)["no mixing"] > least_cost(seeds)
+    assert list(told_changes(seeds)) == ["no start"]
+    seeds[0]["scores"]["no mixing"]["CT>T1c"]["psnr"] -= 0.4     # its directions now cost -0.1 and 0.3 dB: 0.1 on average
+    assert change_costs(seeds)["no mixing"] > least_cost(seeds), "of one sign, but nothing in the first seed"
     assert list(told_changes(seeds)) == ["no start"]

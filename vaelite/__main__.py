@@ -21,7 +21,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"vaelite: {error}", file=sys.stderr)
         return 1
     except BrokenPipeError:                                  # `| head` has read enough; what Python's documentation advises,
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())    # so that the flush at the end does not fail too
+        if sys.stdout is sys.__stdout__:                     # so that the flush at the end does not fail too
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
         if error.filename is None:                           # no file that a user could mend: show where it happened

@@ -21,7 +21,8 @@ def hints_only(check: Callable[[Callable], str]) -> Callable[[Callable], str]:
         try:
             return check(answer)
         except AssertionError as wrong:
-            hint = str(wrong)
+            cause = wrong.__cause__                          # what Python said, should the hint have guessed wrong
+            hint = str(wrong) + (f" (Python says: {type(cause).__name__}: {cause})" if cause else "")
         raise AssertionError(hint)
 
     return checked
@@ -175,6 +176,7 @@ def check_best_constant(best: Callable) -> str:
     toy = np.repeat([-1.0, 0.2], [6, 4])                     # the lesson's 60 % and 40 %, few enough to be printed
     if best(toy) is None:
         return "not attempted yet"
+    assert np.ndim(best(toy)) == 0, "return one number for all samples"
     others = ([0.0, 1.0, 10.0], [3.0, -2.0, 5.0, 0.5, 7.0], [4.0, 0.0, 0.0, 0.0, 1.0])
     for samples in (toy, *map(np.array, others)):
         reached = np.abs(samples - best(samples)).mean()

@@ -26,7 +26,7 @@ FORMAT = 1
 MADE_BY = {"vae": "01_vae", "mapper": "02_latent_mapper", "decoder": "03_decoder_finetune", "unet": "03_decoder_finetune",
            "control": "03_decoder_finetune",
            "report": "04_eval_dosimetry"}
-COMMANDS = {"decoder": "finetune"}                           # the stages that `vaelite` calls by another name
+COMMANDS = {"decoder": "finetune", "report": "evaluate"}     # the stages that `vaelite` calls by another name
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,8 @@ def launch(devices: int = 1, nodes: int = 1, device: str = "cpu") -> None:
         return
     if device == "cuda" and devices > torch.cuda.device_count():
         raise VaeliteError(f"This machine has {torch.cuda.device_count()} GPUs, not {devices}. Lower --devices.")
+    if device not in ("cpu", "cuda"):
+        raise VaeliteError(f"Several devices are counted from the first: device must be 'cuda' or 'cpu', not '{device}'.")
     try:
         from lightning_fabric import Fabric
     except ImportError as error:

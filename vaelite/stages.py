@@ -447,7 +447,7 @@ def adversary_of(cfg: Config, device: str) -> Adversary | None:
 
 
 def resolve_device(name: str) -> str:
-    """The device to compute on. Raises VaeliteError for one that PyTorch does not know or that is not here."""
+    """The device to compute on. Raises VaeliteError for one that the kit does not support or that is not here."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     known = re.fullmatch(r"cpu|cuda(:(\d+))?", name)

@@ -141,10 +141,11 @@ def read_manifest(folder: Path) -> dict:
 
 
 def _how_to_write(path: Path) -> str:
-    """The advice for a dataset.json that is missing or wrong: `make data` makes data/phantom-<profile>, and no other."""
+    """The advice for a dataset.json that is missing or wrong: `make data` makes the phantom of a profile, and nothing else."""
     folder = path.parent.absolute()
-    if folder.parent.name != "data" or not folder.name.startswith("phantom-"):
-        return "Give another folder, or write the data set with an importer, like data_scripts/import_openkbp.py."
+    if folder.parent.name != "data" or folder.name not in ("phantom-smoke", "phantom-laptop", "phantom-paper"):
+        return ("Give another folder, or write the data set: data_scripts/case_folder.py from arrays (README, \"Your own data\"), "
+                "make_phantom.py or an importer there.")
     make = f"`make data PROFILE={folder.name.removeprefix('phantom-')}`"
     return f"Remove it and make it again with {make}." if os.path.exists(path) else f"Make it with {make}."
 

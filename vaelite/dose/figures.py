@@ -145,8 +145,8 @@ def draw_gamma(ct_hu: np.ndarray, gamma: np.ndarray, spacing_mm: tuple[float, fl
 
 
 def difference_limit(doses: dict[str, np.ndarray], prescription_gy: float) -> float:
-    """One colour scale for the differences of all doses from doses["CT"], in % of the prescription: 3, or as many as nearly all
-    voxels need where the plan gives a tenth of it."""
+    """One colour scale for the differences of all doses from doses["CT"], in % of the prescription: 3, or what nearly all voxels need
+    where the plan gives a tenth of it, at most 50."""
     irradiated = doses["CT"] >= 0.1 * prescription_gy
     errors = [np.abs(dose_gy - doses["CT"])[irradiated] for name, dose_gy in doses.items() if name != "CT"]
     needed = max(100 * float(np.percentile(error, 99)) / prescription_gy for error in errors)

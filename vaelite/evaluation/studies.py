@@ -103,13 +103,12 @@ def tokenizer_sentence(study: dict[str, Any]) -> str:
     psnr = {of["tokenizer"]: np.mean([q["psnr"] for q in of["quality"].values()]) for of in study["tokenizers"]}
     floats = {of["tokenizer"]: of["floats"] for of in study["tokenizers"]}
     best, other = sorted(("KL-8", "KL-16"), key=psnr.get, reverse=True)
-    quietest = min((of for of in study["tokenizers"] if of["nats_per_latent"] is not None), key=lambda of: of["nats_per_latent"],
-                   default=None)
-    bits = f"{quietest['tokenizer']} says least: {quietest['nats_per_latent'] * quietest['floats'] / np.log(2):.0f} bits a slice. " \
-        if quietest else ""
+    said = {of["tokenizer"]: of["bits"] if of["indices"] else of["nats_per_latent"] * of["floats"] / np.log(2)
+            for of in study["tokenizers"] if of["indices"] or of["nats_per_latent"] is not None}     # KL: bits told, not stored
+    quietest = min(said, key=said.get)
     dead = [f"{of['collapsed_channels']} channels of {of['tokenizer']}" for of in study["tokenizers"] if of["collapsed_channels"]]
     return (f"{best} keeps more in {floats[best]:,} numbers than {other} in {floats[other]:,}: {psnr[best]:.1f} against "
-            f"{psnr[other]:.1f} dB. {bits}Channels collapsed (below 0.01 nat a latent): {', '.join(dead) or 'none'}.")
+            f"{psnr[other]:.1f} dB. {quietest} says least: {said[quietest]:.0f} bits a slice. Channels collapsed (below 0.01 nat a latent): {', '.join(dead) or 'none'}.")
 
 
 def draw_budget(results: Sequence[dict[str, Any]]) -> Figure:

@@ -20,7 +20,6 @@ PAPER = {
 }
 NOT_COMPARABLE = ("Not comparable: other patients (the paper's 87 are private; ours are a phantom, or real CTs with simulated "
                   "CBCTs, or yours), other image size, mask and window not published.")
-NO_PAPER_VALUE = "the abstract gives none"
 
 
 def summary_table(report: dict[str, Any]) -> str:
