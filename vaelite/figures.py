@@ -288,7 +288,7 @@ def fix_margins(figure: Figure) -> None:
     """Room for the headline, the titles and the windows of two rows of pictures: faster than a constrained layout."""
     height, lines = figure.get_figheight(), figure.get_suptitle().count("\n") + 1
     figure.subplots_adjust(left=0.02, right=0.98, wspace=0.06, bottom=0.1 / height,
-                           top=1 - (0.32 + 0.2 * lines) / height, hspace=0.26)
+                           top=1 - (0.32 + 0.2 * lines) / height, hspace=0.36)
 
 
 def draw_convention(reference_hu: Any, predicted_hu: Any, counted: Any, clip_hu: tuple[float, float],
