@@ -155,8 +155,8 @@ draw_direction_matrix(copied)
 #
 # $$ W = (X^\top X + \lambda g\, I)^{-1} X^\top Y $$
 #
-# `penalty` $\lambda$ keeps $W$ small where the data say little ($g$ is the mean of the diagonal of
-# $X^\top X$; our $\lambda$ stands in the call of `fit_ridge` below). That is **ridge regression** (Hoerl and Kennard 1970).
+# `penalty` $\lambda$ keeps $W$ small where the data say little ($g$ is `gram.diagonal().mean()`, of $X^\top X$; our $\lambda$
+# stands in the call of `fit_ridge` below). That is **ridge regression** (Hoerl and Kennard 1970).
 #
 # ### Try it 1: least squares
 #
@@ -270,10 +270,10 @@ print(check_attention(my_attention))
 
 # %% [markdown]
 # The mapper's own attention is your two lines in several copies side by side (`a` of them), called *attention heads*, each with
-# its own $q$, $k$ and $v$; $q$ and $k$ are normalised before (so no token can shout), and one linear layer follows. No mask: a
-# token reads those before it **and** those behind it. That is what *bidirectional* means; a language model that writes from left
-# to right may only look back. Your two lines do not know where a token stands. (The line with `autocast` is for speed: it keeps
-# `bfloat16`, numbers of half the length, away from a CPU.)
+# its own $q$, $k$ and $v$; $q$ and $k$ are normalised before (Henry et al. 2020: no token can shout), and one linear layer
+# follows. No mask: a token reads those before it **and** those behind it. That is what *bidirectional* means; a language model
+# that writes from left to right may only look back. Your two lines do not know where a token stands. (The line with `autocast`
+# is for speed: it keeps `bfloat16`, numbers of half the length, away from a CPU.)
 
 # %%
 show_source(Block.attend)
@@ -365,7 +365,7 @@ draw_direction_matrix(errors)
 #
 # ### Try it 3: one number that can be compared
 #
-# HU and % cannot be averaged, *skill* can: 1 is perfect, 0 as good as doing nothing, negative worse than nothing.
+# HU and % cannot be averaged, *skill* (Murphy 1988) can: 1 is perfect, 0 as good as doing nothing, negative worse than nothing.
 
 # %% tags=["exercise"]
 def my_skill(error, error_of_copy):
@@ -399,7 +399,7 @@ for method in ("ridge", "mapped") if errors.keys() - alike else ():
 # ## 7 · Does it really look both ways?
 #
 # We ask the trained mapper itself. How much does target token $i$ move if source token $j$ moves? That is the
-# **Jacobian** $\partial \hat z_i / \partial z_j$; its norm is drawn for one target token (red square).
+# **Jacobian** $\partial \hat z_i / \partial z_j$; its norm is drawn for one target token (red square); $\hat z$ is `mapped(z)`.
 #
 # **Predict.** The mapper *can* read every token. What share of the influence comes from beyond the 3 x 3 around the target's
 # own place?

@@ -265,7 +265,8 @@ gain = {name: 100 * (1 - e["finetuned"] / min(e["mapped"], e["blended"])) for na
 best, worst = max(gain, key=gain.get), min(gain, key=gain.get)
 kept = [name for name, method in choice.items() if method != "finetuned"]
 assert all(e[choice[name]] == min(e.values()) for name, e in measured.items())
-print(f"gain over the better of the two others: largest {gain[best]:+.1f} % ({best}), smallest {gain[worst]:+.1f} % "
+print(f"n = {len(validation)} patient(s), {len(held_out)} slices; gain over the better of the two others:",
+      f"largest {gain[best]:+.1f} % ({best}), smallest {gain[worst]:+.1f} % "
       f"({worst}); one of them is kept in {len(kept)} of {len(choice)} directions{': ' if kept else ''}{', '.join(kept)}")
 Markdown(errors_table(measured))
 
@@ -345,8 +346,8 @@ figure
 #
 # ## 7 · Break it: sharpen by cheating
 #
-# An *unsharp mask* adds a multiple of the picture's own fine detail, $y + a\,(y - \mathrm{blur}(y))$. It knows
-# nothing of the patient. One knob, three values, on all validation slices: first guess the row with the lowest error.
+# An *unsharp mask* adds a multiple of the picture's own fine detail, $y + a\,(y - \mathrm{blur}(y))$ (`image`, `amount`). It
+# knows nothing of the patient. One knob, three values, on all validation slices: first guess the row with the lowest error.
 
 # %%
 def sharpen(image, amount, sigma=1.0):
@@ -487,9 +488,10 @@ lesion
 #
 # ## 10 · Does it know when it does not know?
 #
-# Beside the slice the decoder draws a second map: the scale $b$ of its error (`scale`; no batch), if that were Laplace, $p(e) =
-# e^{-|e|/b} / 2b$. It learns from the error itself, $\mathcal L = |e| / b + \ln b$, smallest at $b = |e|$. Then we multiply $b$
-# by one number for each direction, so that 80 % of the body's pixels of the validation patients lie within: our *80 % interval*.
+# Beside the slice the decoder draws a second map: the scale $b$ of its error (`forward` returns its logarithm), if that were
+# Laplace, $p(e) = e^{-|e|/b} / 2b$ (Kendall and Gal 2017). It learns from the error itself, $\mathcal L = |e| / b + \ln b$,
+# smallest at $b = |e|$. Then we multiply $b$ by one number for each direction, so that 80 % of the body's pixels of the
+# validation patients lie within: our *80 % interval*.
 #
 # **Predict.** Is it wider at edges or inside a tissue, and is a wide interval wide enough?
 

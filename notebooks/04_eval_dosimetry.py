@@ -75,7 +75,7 @@ if missing:
     print(f"Left out, not in these data: {', '.join(missing)}.")
 source = sources[0]
 ct_hu, body = case.volume("CT"), case.mask()
-unit, _ = to_unit(case.volume(source), source, body)
+unit, _ = to_unit(case.volume(source), source, body)         # [z, y, x], HU or MR -> [-1, 1]
 sct_hu = from_unit(translator.volume_unit(unit, source, "CT"), "CT")
 assert ct_hu.shape == sct_hu.shape == body.shape, "one grid"
 print(f"CT and synthetic CT in HU, [z, y, x]: {ct_hu.shape} voxels of {' x '.join(f'{mm:.3g}' for mm in case.spacing_mm)} mm.")
@@ -88,9 +88,9 @@ draw_translations(source, unit[z], "CT", hu_to_unit(ct_hu)[z], {"copy": unit[z],
 #
 # ## 2 · A number without its convention is not a number
 #
-# PSNR is $10 \log_{10}(R^2/\mathrm{MSE})$, with the mean squared error MSE. Which range $R$? Over which voxels? Papers
-# differ, and often do not say. Below, `mr1` is meant for MR: the 0.5 to 99.5 percentile of the reference becomes 0 to 1. The SSIM
-# of `synthrad2025` multiplies five scales.
+# PSNR is $10 \log_{10}(R^2/\mathrm{MSE})$, with the mean squared error MSE. Which range $R$? Over which voxels? Papers differ,
+# and often do not say. Below, `mr1` is meant for MR: the 0.5 to 99.5 percentile of the reference becomes 0 to 1. The SSIM of
+# `synthrad2025` multiplies five scales (Wang et al. 2003).
 #
 # **Predict.** This one pair, five conventions: by how many dB can PSNR differ?
 #
@@ -142,7 +142,7 @@ print(check_body_mae(my_body_mae))
 # ## 3 · What a photon cares about
 #
 # A beam of photons is attenuated by electrons. Through layers of thickness $d_i$ with attenuation coefficients
-# $\mu_i$ comes the fraction
+# $\mu_i$ comes (Lambert-Beer) the fraction
 #
 # $$ T = \exp\Big(-\sum_i \mu_i d_i\Big) $$
 #
@@ -350,7 +350,7 @@ if plan is not None:
 #
 # ### Try it 4: gamma of one point
 #
-# Write the formula for one reference point and a list of points of the other dose along a line.
+# Write the formula for one reference point ($r$, $D$: `x_mm`, `dose_gy`) and a list of points of the other dose along a line.
 
 # %% tags=["exercise"]
 def my_gamma(x_mm, dose_gy, other_x_mm, other_dose_gy, distance_mm, criterion_gy):
@@ -450,7 +450,7 @@ figures.draw_mean_against_n(row["values"], half_hu, "HU", f"{source} → CT: {ro
 # The plan is made on the real CT. The **same fluence** is calculated again on each synthetic CT, and on what a clinic uses
 # without one: the **raw CBCT**, the body as **water**, and **water + bone + air** (bulk densities).
 #
-# **Predict.** Which of these would a clinic accept, if MAE_target may exceed 2 % (our choice) in no patient? The first figure
+# **Predict.** Which would a clinic accept, if MAE_target may exceed 2 % (our choice) in no patient? The first figure
 # shows ME_target, as too much is another harm than too little, and MAE_target as a whisker; the second what **fails** gamma
 # (ridge and "no latents": in the table only), on a logarithmic axis.
 
