@@ -118,8 +118,8 @@ explore(draw, "The picture stays. Which convention gives the most dB: is it the 
 #
 # ### Try it 1: undo the flattery
 #
-# A paper reports an MAE over the whole grid. The body fills a fraction of it; outside, both images are air and the
-# error is 0. What is the MAE inside the body?
+# A paper reports an MAE over the whole grid. The body fills a fraction of it; outside, the error is 0. What is the MAE inside
+# the body?
 
 # %% tags=["exercise"]
 def my_body_mae(grid_mae_hu, body_fraction):
@@ -342,11 +342,10 @@ if plan is not None:
     display(Markdown(dose_tables.judged_table(judged)))
 
 # %% [markdown]
-# **Read.** The last two columns are what a measure can tell. MAE: 1, by design; it forgets sign and place. A huge ratio only
-# means that the noise is near 0 (it cancels along a beam): compare bone with bias, which adds up. The error of the
-# **radiological depth** in front of the target (its size; mean over the beams) orders them without any dose; MAE_target and D95
-# see it in the dose. A loose gamma does not tell the three apart; how **much** fails at 1 %/1 mm tells more. A physicist looks
-# at the target's mean error first.
+# **Read.** The last two columns are what a measure can tell. MAE: 1, by design. A huge ratio only means that the noise is near 0
+# (it cancels along a beam): compare bone with bias, which adds up. The error of the **radiological depth** in front of the
+# target (its size; mean over the beams) orders them without any dose; MAE_target and D95 see it in the dose. A loose gamma does
+# not tell the three apart; how **much** fails at 1 %/1 mm tells more. A physicist looks at the target's mean error first.
 #
 # ### Try it 4: gamma of one point
 #
