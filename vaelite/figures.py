@@ -96,9 +96,15 @@ def show_slice(ax: Axes, x: Any, modality: str, pixel_mm: float, title: str = ""
 
 def state_window(ax: Axes, low: float, high: float, unit: str) -> None:
     """A bar from black to white below a grey picture, and what its ends are."""
-    bar = ax.inset_axes((0, -0.055, 1, 0.03), xticks=[], yticks=[])
-    bar.imshow([[0, 1]], cmap="gray", interpolation="bilinear", aspect="auto")
+    grey_bar(ax, (0, -0.055, 1, 0.03))
     ax.set_xlabel(f"{low:g} to {high:g} [{unit}]", fontsize=8, labelpad=10)
+
+
+def grey_bar(ax: Axes, place: tuple[float, float, float, float]) -> None:
+    """From black to white; place: left, bottom, width and height as shares of the panel."""
+    bar = ax.inset_axes(place, xticks=[], yticks=[])
+    bar.imshow([[0, 1]], cmap="gray", interpolation="bilinear", aspect="auto")
+    bar.spines[:].set_color("0.6")                           # seen on black, too
 
 
 def show_difference(ax: Axes, x: Any, reference: Any, modality: str, pixel_mm: float, title: str = "",
@@ -304,7 +310,7 @@ def draw_convention(reference_hu: Any, predicted_hu: Any, counted: Any, clip_hu:
     style = {"cmap": "gray", "norm": Normalize(*HU.window)}
     for ax, image, title in zip(panels, (reference_hu, predicted_hu), ("real CT", "synthetic CT")):
         show_image(ax, np.asarray(image), pixel_mm, title, **style)
-        ax.set_xlabel(f"{HU.window[0]:g} to {HU.window[1]:g} [HU]", fontsize=8)
+        state_window(ax, *HU.window, "HU")
     error = np.clip(predicted_hu, *clip_hu) - np.clip(reference_hu, *clip_hu)
     image = show_image(panels[2], np.ma.masked_where(~np.asarray(counted), error), pixel_mm, f"error under {chosen}",
                        cmap=DIVERGING, norm=Normalize(-HU.difference_limit, HU.difference_limit))

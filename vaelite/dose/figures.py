@@ -16,6 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from ..errors import VaeliteError
+from ..figures import grey_bar
 from .gamma import gamma_of_slice
 from .metrics import target_dose_error
 from .tables import dose_label
@@ -409,6 +410,7 @@ def show_ct(axes: Axes, ct_hu: np.ndarray, pixel_mm: tuple[float, float],
     axes.set_xlabel(f"x [mm]   (CT {window_hu[0]:g} to {window_hu[1]:g} HU)", fontsize=9)
     axes.set_ylabel("y [mm]", fontsize=9)
     low, high = window_hu
+    grey_bar(axes, (0.03, 0.95, 0.3, 0.025))                 # its ends: below
     return axes.imshow(ct_hu, cmap="gray", vmin=low, vmax=high, extent=extent_mm(ct_hu.shape, pixel_mm))
 
 
