@@ -342,8 +342,8 @@ print(check_sample(my_sample))
 # $$ \mathcal L = \underbrace{|\hat x - x| + w_s\,(1 - \mathrm{SSIM})}_{\texttt{image}} +
 #    \beta \, \underbrace{\mathrm{KL}/n_z}_{\texttt{kl\_per\_latent}} $$
 #
-# with $w_s$ = `cfg.loss.ssim`, $\beta$ = `cfg.loss.kl` and $n_z$ latents a slice. SSIM, structural similarity (Wang et al.
-# 2004), compares small windows; 1 is equal. The paper publishes no losses: these are our choice.
+# with $w_s$ = `cfg.loss.ssim`, $\beta$ = `cfg.loss.kl` and $n_z$ (`n_latents`) latents a slice. SSIM, structural similarity
+# (Wang et al. 2004), compares small windows; 1 is equal. The paper publishes no losses: these are our choice.
 #
 # ### Try it 3: the divergence of one latent
 

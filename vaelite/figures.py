@@ -176,11 +176,13 @@ def draw_modalities(x: Mapping[str, Any], pixel_mm: float, mask: Any = None) -> 
 
 def draw_slices(x: Mapping[str, Any], modality: str, pixel_mm: float, finding: str = "", mask: Any = None,
                 window: bool = True) -> Figure:
-    """A row of slices of one modality. x: {title: (h, w) in [-1, 1]}; window: state it below each, where the titles do not."""
+    """A row of slices of one modality. x: {title: (h, w) in [-1, 1]}; window: stated below each, or by the titles."""
     box = (slice(None), slice(None)) if mask is None else body_box(mask)
     figure, axes = new_figure(3.0, 1, len(x), WIDTH_IN * max(len(x), 2) / max(len(x), 4))
     for ax, (title, image) in zip(axes[0], x.items()):
         show_slice(ax, np.asarray(image)[box], modality, pixel_mm, title, window)
+        if not window:
+            grey_bar(ax, (0, -0.055, 1, 0.03))               # its ends stand in the title
     if finding:
         headline(figure, finding)
     return figure

@@ -26,7 +26,7 @@ def explore_latent_cloud(codes: Codes) -> Panel:
     """
     found, names = principal_directions(codes.z), slice_names(codes.slices)
     scores = (found.scores[:, :3] / found.scores[:, 0].std()).numpy()
-    axes = [f"{n} ({100 * float(share):.0f} %)" for n, share in zip(("1st", "2nd", "3rd"), found.share)]
+    axes = [f"{n}, {100 * float(share):.0f} % [SD]" for n, share in zip(("1st", "2nd", "3rd"), found.share)]
     modality_of = np.array([codes.modality_of(number) for number in range(len(scores))])
     held = 100 * float(found.share[:3].sum())
     finding = f"Three directions of {codes.z[0].numel():,} hold {held:.0f} % of the variance; axes: SD of the 1st"
