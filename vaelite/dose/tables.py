@@ -7,6 +7,7 @@ from typing import Any
 from scipy.stats import spearmanr
 
 from ..evaluation.rows import METHODS, markdown, row_text, rows_of, verdict
+from .metrics import SERIAL_ORGANS
 
 BULK_METHODS = {"water": "water", "bulk": "water + bone + air"}      # for dose alone: they look like no CT
 BULK_NOTE = ("\"water\": the body is 0 HU. \"water + bone + air\": also the bone (> 250 HU) and air (< -200 HU) of the real "
@@ -79,7 +80,7 @@ def keep_in_table(metric: str, highest: str) -> bool:
     structure, _, name = metric.rpartition(" ")
     if structure.startswith("PTV"):
         return name in (("D98", "D95", "D50", "D2", "V95") if structure == highest else ("D95",))
-    if structure in ("SpinalCord", "Brainstem"):
+    if structure in SERIAL_ORGANS:
         return name == "Dmax"
     return structure.startswith("Parotid") and name == "Dmean"
 
@@ -174,10 +175,10 @@ def sensitivity_table(curve: dict[str, Any], name: str) -> str:
 
 def dose_verdicts(report: dict[str, Any], limit_percent: float = 2.0) -> list[dict[str, str]]:
     """The lesson's question, source by source: does no patient's target lie farther off than the limit (our choice)?"""
-    verdicts = []
+    verdicts, bulk = [], lowest_bulk(report)
+    raw = [r["mean"] for r in rows_of(report, table="dose", method="copy", source="CBCT", metric="MAE_target")]
     for row in rows_of(report, table="dose", method="vaelite", metric="MAE_target"):
-        worst, bulk = max(row["values"]), lowest_bulk(report)
-        raw = [r["mean"] for r in rows_of(report, table="dose", method="copy", source="CBCT", metric="MAE_target")]
+        worst = max(row["values"])
         verdicts.append({"question": f"Good enough for dose from {row['source']} (MAE_target within {limit_percent:g} % in every "
                                      f"patient planned)?",
                          "answer": ("yes" if worst <= limit_percent else "no") + (", in one patient" if row["n"] == 1 else ""),

@@ -3,6 +3,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..data.intensity import MODALITIES
+
 METHODS = {"vaelite": "vaelite", "unet": "U-Net", "control": "no latents", "ridge": "ridge", "copy": "copy"}
 
 
@@ -14,7 +16,7 @@ def rows_of(report: dict[str, Any], **wanted: Any) -> list[dict[str, Any]]:
 def present(report: dict[str, Any], **wanted: Any) -> list[str]:
     """Modalities that are targets of such rows, in the usual order."""
     found = {row["target"] for row in rows_of(report, **wanted)}
-    return [m for m in ("CBCT", "CT", "T1c", "T2w") if m in found]
+    return [m for m in MODALITIES if m in found]
 
 
 def mean_of_cases(row: dict[str, Any], cases: list[str]) -> float:

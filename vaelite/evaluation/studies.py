@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from ..errors import VaeliteError
 from ..figures import METHOD_COLOURS, METHOD_NAMES, headline, new_figure, plain_axes
+from .rows import markdown
 
 RESULTS = Path(__file__).parents[2] / "tests" / "benchmarks" / "results"
 DECODERS = ("stage-1 decoder", "blend", "fine-tuned")        # of the shipped method, each used everywhere: no change of training
@@ -36,8 +37,7 @@ def mean_over(tasks: dict[str, dict[str, float]], metric: str, fused: bool = Fal
 def study_table(results: Sequence[dict[str, Any]], first: str = "method") -> str:
     """Mean ± SD over seeds of the means over directions and over fusions, one line a method, as Markdown."""
     header = [label for label, *_ in COLUMNS.values()]
-    columns = [first, *header, *(f"all sources: {label}" for label in header)]
-    lines = [f"| {' | '.join(columns)} |", "|--" * len(columns) + "|"]
+    lines = []
     for method in dict.fromkeys(name for result in results for name in result["scores"]):
         cells = []
         for fused in (False, True):
@@ -46,8 +46,8 @@ def study_table(results: Sequence[dict[str, Any]], first: str = "method") -> str
                                            if method in r["scores"]])
                 spread = f" ± {found.std(ddof=1):.{decimals}f}" if len(found) > 1 else ""
                 cells.append("–" if np.isnan(found).any() else f"{found.mean():.{decimals}f}{spread}")
-        lines.append(f"| {NAMES.get(method, method)} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        lines.append([NAMES.get(method, method), *cells])
+    return markdown([first, *header, *(f"all sources: {label}" for label in header)], lines)
 
 
 def changed_by(results: Sequence[dict[str, Any]], shipped: str, fused: bool) -> dict[str, list[float]]:
@@ -88,14 +88,14 @@ def tokenizer_table(study: dict[str, Any]) -> str:
     """What each tokenizer of `tests/benchmarks/tokenizers.py` keeps of the test patients' slices, means over modalities."""
     header = ["tokenizer", "a slice", "bits stored", "steps", "PSNR [dB]", "SSIM [1]", "KID x 1000 [1]",
               "KL [nat a latent]", "collapsed channels"]
-    lines = [f"| {' | '.join(header)} |", "|--" * len(header) + "|"]
+    lines = []
     for of in study["tokenizers"]:
         psnr, ssim, kid = (np.mean([q[metric] for q in of["quality"].values()]) for metric in ("psnr", "ssim", "kid"))
         nats, collapsed = of["nats_per_latent"], of["collapsed_channels"]
         size = f"{of['floats']:,} numbers" if of["indices"] is None else f"{of['indices']:,} indices"
-        lines.append(f"| {of['tokenizer']} | {size} | {of['bits']:,} | {of['steps']:,} | {psnr:.1f} | {ssim:.3f} | "
-                     f"{1000 * kid:.1f} | {'–' if nats is None else f'{nats:.2f}'} | {'–' if collapsed is None else collapsed} |")
-    return "\n".join(lines)
+        lines.append([of["tokenizer"], size, f"{of['bits']:,}", f"{of['steps']:,}", f"{psnr:.1f}", f"{ssim:.3f}", f"{1000 * kid:.1f}",
+                      "–" if nats is None else f"{nats:.2f}", "–" if collapsed is None else str(collapsed)])
+    return markdown(header, lines)
 
 
 def tokenizer_sentence(study: dict[str, Any]) -> str:
