@@ -225,8 +225,8 @@ print(check_ssim(my_ssim))
 # the **source slice**. So stage 3 looks at both. It begins with a *draft*, what PCA alone draws from the mapped latents
 # (*mapped* is what the whole stage-1 decoder draws from them). Again there is a linear path in closed form, a *blend*: one small
 # filter each for source and draft, by least squares. A U-Net looks at draft, source and blend and draws a *gain* that scales the
-# blend pixel by pixel by 1 + gain (it can turn the noise of the CBCT's air off) and a *detail* to add; both start at 0. Encoder
-# and mapper stay as they are.
+# blend pixel by pixel by 1 + gain (it can turn the noise of the CBCT's air off) and a *detail* to add; both start at 0. It folds
+# 2 x 2 pixels into channels first, a *stem*: smaller maps, more steps in the same time. Encoder and mapper stay as they are.
 #
 # The paper (Liang et al. 2025) fine-tunes the stage-1 decoder; how, it does not say. Ours is left alone (our choice;
 # `decoder.fine_tune=true` trains it too). In tables this stage is called *fine-tuned*.
@@ -255,9 +255,10 @@ draw_translations(source, x_source[row], target, x_target[row], {"mapped": mappe
 # %% [markdown]
 # ## 5 · When it hurts: choose on validation
 #
-# Below, the error on the validation patients, also with all sources at once (+), from the run's manifest: with the stage-1
-# decoder (mapped), by the blend alone (blended: no further training) and by all of stage 3 (fine-tuned).
-# `finetune_decoder` has kept all three and chosen the best one for each direction. In code the last is `"finetuned"`.
+# Below, the error on the validation patients, also with all sources at once (+), from the run's manifest: of whole slices, for
+# noise left in air is an error, too. With the stage-1 decoder (mapped), by the blend alone (blended: no further training) and by
+# all of stage 3 (fine-tuned; in code `"finetuned"`). `finetune_decoder` has kept all three and chosen the best one for each
+# direction.
 
 # %%
 measured, choice = record["metrics"]["validation_mae_unit"], record["choice"]
@@ -394,9 +395,10 @@ explore(draw, "Which amount makes the mapped slice look as sharp as the real one
 # ## 8 · The baselines that could win
 #
 # Three stages, latents, ridges: is it worth it? The first rival is one modality-conditioned U-Net, image to image, told source
-# and target as our mapper is. The second, *no latents*, is our stage 3 without its draft: what we have over it, the latents
-# have added. **Fair** means here: the same training slices, loss and directions, and as many **processor seconds** (of all
-# threads; on a GPU seconds) as our three stages took together; not the same number of parameters or steps.
+# and target as our mapper is; it works on single pixels, as users know it. The second, *no latents*, is our stage 3, stem,
+# blend and all, without its draft: what we have over it, the latents have added. **Fair** means here: the same training slices,
+# loss and directions, and as many **processor seconds** (of all threads; on a GPU seconds) as our three stages took together;
+# not the same number of parameters or steps.
 #
 # **Predict.** In how many directions does each rival beat us on the validation patients? From here on `vaelite` is the decoder
 # chosen in section 5, direction by direction.
@@ -425,7 +427,7 @@ Markdown(errors_table(final))
 # %% [markdown]
 # **Read.** Believe the table, not the method you have just built. With few patients, a few percent are noise. If *no latents*
 # wins, the latents did not earn their time here: source and target lie on one grid, every patient has both, and a network that
-# sees the source at full size needs no code of it.
+# sees the source itself needs no code of it. If we beat the U-Net and *no latents* beats us, stem and blend did it.
 #
 # Two comparisons take core-hours: made once, with smaller slices and more phantom patients, judged on test patients
 # (`tests/benchmarks/RESULTS.md`, also on what did not pay). *A U-Net a direction*: one for each, the time shared among them.
@@ -586,7 +588,7 @@ detail = "softer" if sharper < 0.95 else "sharper" if sharper > 1.1 else "as sha
 verdict = {"softer": "truer, but softer", "as sharp": "truer, hardly sharper", "sharper": "yes, here"}[detail] if nearer < 0.95 \
     else "no: the new detail is not true" if detail == "sharper" else "no"
 print(f"{source} → {target}, fine-tuned beside mapped: {sharper:.2f} times the fine detail, {nearer:.2f} times the error "
-      f"({here['finetuned'] * to_shown:.0f} {unit} in the body are left). So: {verdict}.")
+      f"({here['finetuned'] * to_shown:.0f} {unit} are left). So: {verdict}.")
 if responses:
     _, kept, elsewhere = responses[METHOD_NAMES["finetuned"]]
     print(f"A planted lesion (CBCT → CT by fine-tuned, n = {len(validation)}; chosen there: {choice['CBCT>CT']}): "

@@ -14,7 +14,8 @@ from vaelite.training.resume import Resume
 from vaelite.training.train import FitConfig, fit, has_bf16
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-KNOBS = {"data.size": 32, "vae_fit.steps": 4, "mapper_fit.steps": 2, "decoder_fit.steps": 4, "mapper.depth": 1}
+KNOBS = {"data.size": 32, "decoder.stem": 1, "control.stem": 1, "vae_fit.steps": 4, "mapper_fit.steps": 2, "decoder_fit.steps": 4,
+         "mapper.depth": 1}
 
 
 def noise(generator: torch.Generator, n: int = 4) -> torch.Tensor:

@@ -57,7 +57,7 @@ def translator(slices):
     can = named(tasks(slices.have))
     half_done = Translator(vae, mapper, None, 32, MODALITIES, can)
     mapper.fit_ridge(half_done.encode(slices.x.float(), slices.have), slices.have)
-    decoder = GuidedDecoder(DecoderConfig(features=(8,) * 6, condition_width=8)).eval().requires_grad_(False)
+    decoder = GuidedDecoder(DecoderConfig(features=(8,) * 6, stem=1, condition_width=8)).eval().requires_grad_(False)
     calibrated = {task: 1.0 + 0.1 * number for number, task in enumerate(can) if task.count("+") != 1}
     return replace(half_done, decoder=decoder, widths=calibrated)
 

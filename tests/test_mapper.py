@@ -216,13 +216,14 @@ def test_blend_leaves_air_alone():
 
 
 @pytest.mark.parametrize("network", [UNet(UNetConfig(features=(8, 8, 8, 8, 8, 8), condition_width=16)),
-                                     NoLatentControl(UNetConfig(features=(8, 8, 8, 8, 8, 8), condition_width=16))])
+                                     NoLatentControl(UNetConfig(features=(8, 8, 8, 8, 8, 8), condition_width=16)),
+                                     NoLatentControl(UNetConfig(features=(8, 8, 8, 8, 8, 8), condition_width=16, stem=2))])
 def test_baselines_hear_their_condition_and_read_only_what_is_given(network):
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-        x, given, target = alone(torch.randn(1, 32, 32), 0, 1)
+        x, given, target = alone(torch.randn(1, 64, 64), 0, 1)
         drawn, other = network.eval()(x, given, target), x.clone()
         other[:, 1:] = 7.0
         assert torch.equal(network(other, given, target), drawn)

@@ -124,8 +124,8 @@ def test_laplace_nll_is_least_at_the_true_density(location, scale):
 
 
 def test_the_chain_takes_it_as_any_other_mapper(tiny_set, tmp_path):
-    cfg, cases, run = profile("smoke", **{"data.size": 32, "vae_fit.steps": 4, "mapper_fit.steps": 8, "mapper.depth": 1,
-                                          "mapper.masked": True}), load_cases(tiny_set), open_run(tmp_path / "run")
+    cfg, cases, run = profile("smoke", **{"data.size": 32, "decoder.stem": 1, "control.stem": 1, "vae_fit.steps": 4,
+                                          "mapper_fit.steps": 8, "mapper.depth": 1, "mapper.masked": True}), load_cases(tiny_set), open_run(tmp_path / "run")
     train_vae(cfg, cases, run)
     trained = train_mapper(cfg, cases, run)
     translator = load_mapped(run)

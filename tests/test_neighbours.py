@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -26,7 +28,7 @@ def test_neighbours_stay_within_a_patient():
 
 
 def test_networks_train_on_the_slices_of_the_kit(full, tiny_set):
-    shipped = stage_slices(profile("laptop", **{"data.size": 32}), load_cases(tiny_set), "train")
+    shipped = stage_slices(profile("laptop", **{"data.size": 32, "decoder.stem": 1, "control.stem": 1}), load_cases(tiny_set), "train")
     slices, context = training_slices(full, 2)
     assert torch.equal(slices.x, shipped.x) and torch.equal(slices.case, shipped.case)
     assert torch.equal(full.x[context[:, 0]], shipped.x)
@@ -49,7 +51,7 @@ def test_a_shift_of_all_slices_is_an_error_but_no_jump():
 
 
 def test_a_wide_control_without_neighbours_is_the_control(full):
-    cfg = profile("smoke").control
+    cfg = replace(profile("smoke").control, stem=1)
     control, wide = NoLatentControl(cfg).eval(), WideControl(cfg, 1).eval()
     torch.nn.init.normal_(control.guided.unet.unet.final_conv.weight)            # it starts silent: let it speak
     wide.load_state_dict(control.state_dict())
@@ -59,7 +61,7 @@ def test_a_wide_control_without_neighbours_is_the_control(full):
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "control"])
 def test_a_network_reads_neighbours_of_its_sources_and_nothing_of_the_target(full, method):
-    cfg = profile("smoke", **{"data.size": 32, "data.fused": 0.0})
+    cfg = profile("smoke", **{"data.size": 32, "decoder.stem": 1, "control.stem": 1, "data.fused": 0.0})
     slices, context = training_slices(full, 1)
     network = METHODS[method][1](cfg.control)
     assert train(network, cfg, slices, full.x, context, seconds=2.0) > 1         # the first step wakes the silent U-Net

@@ -132,7 +132,7 @@ def test_profiles_differ_only_in_numbers():
 
 
 @pytest.mark.parametrize(("knob", "value", "message"), [
-    ("vae.factor", 2, "decoder_widths"), ("data.size", 100, "multiple of 16"), ("data.size", 16, "at least 32"),
+    ("vae.factor", 2, "decoder_widths"), ("data.size", 80, "multiple of 32"), ("data.size", 32, "at least 64"),
     ("vae_fit.steps", 0, "at least 1"),
     ("vae.factr", 8, "vae.factor"), ("vae.factor", "8", "is an int"), ("vae_fit.steps", 1.5, "int"), ("nothing", 1, "no knob"),
     ("device", 0, "is a str")])

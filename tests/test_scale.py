@@ -18,7 +18,7 @@ from vaelite.training.resume import Resume
 from vaelite.training.train import FitConfig, fit
 
 ROOT = Path(__file__).resolve().parents[1]
-FLOAT32 = ("device=cpu", "data.size=32", "mapper.depth=1",
+FLOAT32 = ("device=cpu", "data.size=32", "decoder.stem=1", "control.stem=1", "mapper.depth=1",
            *(f"{stage}_fit.{knob}" for stage in ("vae", "mapper", "decoder") for knob in ("steps=8", "bf16=false")))
 
 

@@ -44,7 +44,8 @@ from vaelite.training.resume import Resume
 from vaelite.training.train import FitConfig, draw_pairs, draw_tasks, fit, has_bf16, tasks
 from vaelite.translate import translate, translate_interval
 
-KNOBS = {"data.size": 32, "vae_fit.steps": 8, "mapper_fit.steps": 8, "decoder_fit.steps": 8, "mapper.depth": 1,
+KNOBS = {"data.size": 32, "decoder.stem": 1, "control.stem": 1, "mapper.depth": 1,
+         "vae_fit.steps": 8, "mapper_fit.steps": 8, "decoder_fit.steps": 8,
          "decoder.features": (8, 8, 8, 8, 8, 8), "unet.features": (8, 8, 8, 8, 8, 8), "control.features": (8, 8, 8, 8, 8, 8),
          "dose.bixel_mm": 15.0, "dose.grid_mm": 6.0, "dose.n_fields": 3}
 
@@ -272,10 +273,14 @@ def test_another_gamma_criterion_trains_nothing(finished, tmp_path):
 def test_choice_is_the_better_decoder_on_validation(finished):
     cases, run = finished
     held_out = load_slices([case for case in cases if case.split == "validation"], 32)
-    choice, errors, widths = choose_decoders(load_translator(run), held_out)
+    translator = load_translator(run)
+    choice, errors, widths = choose_decoders(translator, held_out)
     assert (choice, widths) == (run.stages["decoder"]["choice"], run.stages["decoder"]["widths"])
     assert len(choice) == 12 + 4                             # four with all sources at once
     assert all(errors[d][method] == min(errors[d].values()) for d, method in choice.items())
+    both = held_out.have[:, [0, 1]].all(1)                   # of whole slices: noise left in air counts
+    drawn = translator.slices(held_out.x[both][:, [0]], "CBCT", "CT", "finetuned")[:, 0]
+    assert errors["CBCT>CT"]["finetuned"] == pytest.approx(float((drawn - held_out.x[both, 1].float()).abs().mean()), rel=1e-5)
 
 
 def test_a_retrained_vae_invalidates_the_mapper(finished, tmp_path):
@@ -367,7 +372,10 @@ def test_tasks_are_drawn_with_further_sources_never_the_target_and_only_what_a_s
     rows, given, target = draw_tasks(have, 4000, torch.Generator().manual_seed(0), fused=0.5)
     assert not bool((given & ~have[rows]).any()) and bool(given.any(1).all())
     assert not bool(given[torch.arange(4000), target].any())
-    assert 0.2 < float((given.sum(1) > 1).float().mean()) < 0.5
+    four = have[rows].all(1)
+    share = torch.bincount(given[four].sum(1), minlength=4) / four.sum()         # half of them alone, else two or three
+    torch.testing.assert_close(share, torch.tensor([0.0, 0.5, 0.25, 0.25]), atol=0.03, rtol=0)
+    assert bool((given[~four].sum(1) == 1).all())                                # two modalities: one source, one target
     _, given, _ = draw_tasks(have, 400, torch.Generator().manual_seed(0), fused=0.0)
     assert bool((given.sum(1) == 1).all())
 

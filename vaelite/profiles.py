@@ -11,7 +11,7 @@ from typing import Any
 
 from .dose.plan import DoseConfig
 from .errors import VaeliteError
-from .models.decoder import DecoderConfig
+from .models.decoder import DecoderConfig, GuidedConfig
 from .models.mapper import MapperConfig
 from .models.unet import UNetConfig
 from .models.vae import VAEConfig, stem_factor
@@ -25,7 +25,7 @@ class DataConfig:
     size: int = 128                                          # pixels in plane; other grids are resized and padded to it
     slice_step: int = 2                                      # train on every n-th slice: neighbours are nearly alike
     cases: int = 32
-    fused: float = 0.25                                      # share of the training pairs that get further sources; our choice
+    fused: float = 0.4                                       # share of the training pairs that get further sources; our choice
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,14 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     vae: VAEConfig = field(default_factory=VAEConfig)
-    vae_fit: FitConfig = field(default_factory=lambda: FitConfig(steps=400, learning_rate=2e-3))
+    vae_fit: FitConfig = field(default_factory=lambda: FitConfig(steps=300, learning_rate=2e-3))
     mapper: MapperConfig = field(default_factory=MapperConfig)
     mapper_fit: FitConfig = field(default_factory=lambda: FitConfig(steps=200, batch=16, learning_rate=1.5e-3))
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
-    decoder_fit: FitConfig = field(default_factory=lambda: FitConfig(steps=1000, learning_rate=3e-3))
+    decoder_fit: FitConfig = field(default_factory=lambda: FitConfig(steps=1600, learning_rate=3e-3))
     unet: UNetConfig = field(default_factory=UNetConfig)
     unet_fit: FitConfig = field(default_factory=lambda: FitConfig(learning_rate=4e-3))    # trained for the method's seconds
-    control: UNetConfig = field(default_factory=UNetConfig)
+    control: GuidedConfig = field(default_factory=GuidedConfig)
     control_fit: FitConfig = field(default_factory=lambda: FitConfig(learning_rate=3e-3))    # for the method's seconds
     dose: DoseConfig = field(default_factory=DoseConfig)
     device: str = "auto"                                     # "auto": a CUDA GPU if there is one, else the CPU
@@ -110,9 +110,11 @@ def checked(config: Config) -> Config:
             stem_factor(config.vae.factor, getattr(config.vae, widths))
         except ValueError as error:
             raise VaeliteError(f"vae.{widths}: {error}.") from error
-    step = max(16, config.vae.factor)                        # the U-Net halves four times, the VAE down to 1/factor
-    if config.data.size < 32 or config.data.size % step:     # and a norm needs more than one pixel
-        raise VaeliteError(f"data.size must be a multiple of {step} (U-Net and vae.factor), at least 32, not {config.data.size}.")
+    stem = max(network.stem for network in (config.decoder, config.unet, config.control))
+    step = max(16 * stem, config.vae.factor)                 # after its stem a U-Net halves four times, the VAE down to 1/factor
+    if config.data.size < 32 * stem or config.data.size % step:      # and a norm needs more than one pixel
+        raise VaeliteError(f"data.size must be a multiple of {step} (the U-Nets with their stem, and vae.factor), at least "
+                           f"{32 * stem}, not {config.data.size}.")
     for knob, value in knobs(config).items():
         if knob.endswith((".steps", ".slice_step", ".batch", ".blocks", ".depth", ".latent_channels")) and value < 1:
             raise VaeliteError(f"{knob} must be at least 1, not {value}.")

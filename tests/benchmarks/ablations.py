@@ -4,7 +4,7 @@
     python tests/benchmarks/ablations.py table RESULT.json ...
 
 Everything else as `compare_methods`: processor seconds, test patients, all directions. A change that takes time away from
-each step leaves more steps: time is what is equal. "stage-1 decoder", "blend" and "fine-tuned" are the decoders that the
+each step leaves more steps: time is what is equal, but for GIFT: there stage 2 gets more, and stage 3 loses none. "stage-1 decoder", "blend" and "fine-tuned" are the decoders that the
 shipped method chooses from for each direction on validation, each used everywhere.
 """
 from __future__ import annotations
@@ -20,7 +20,7 @@ from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
-from compare_methods import scores, train_chain, train_command
+from compare_methods import SHARES, scores, train_chain, train_command
 from torch import Tensor
 
 from vaelite.data.cases import Case, load_cases
@@ -29,11 +29,13 @@ from vaelite.evaluation.studies import mean_over, study_table
 from vaelite.models.decoder import GuidedDecoder
 from vaelite.models.layers import Guidance
 from vaelite.models.mapper import Block, LatentMapper
+from vaelite.models.unet import UNetConfig
 from vaelite.profiles import TOKENIZERS
 from vaelite.runs import open_run
 from vaelite.stages import load_translator, split
 
 SHIPPED = "as shipped"
+GIFT, TIMES = "mapper trained 8 times as long, for free", 8
 DECODERS = {SHIPPED: "vaelite", "stage-1 decoder": "mapped", "blend": "blended", "fine-tuned": "finetuned"}
 
 
@@ -94,12 +96,14 @@ def no_depthwise(self: Block, x: Tensor, condition: Tensor, grid: tuple[int, int
 
 ABLATIONS: dict[str, dict | Callable[[], contextlib.AbstractContextManager]] = {    # knobs, or a patch of the library
     SHIPPED: {},
+    GIFT: {},
     "VAE from noise, no PCA start": {"vae.pca_start": False},
     "mapper from noise, no ridge start": lambda: patch.object(LatentMapper, "ridge", no_ridge),
     "condition added to tokens, no adaLN-Zero": lambda: patch.object(Block, "forward", added_condition),
     "no depthwise mixing": lambda: patch.object(Block, "forward", no_depthwise),
     "stage 3 does not see the sources": no_sources,
     "stage 3 is not told the target": untold_target,
+    "stage 3 on single pixels, no stem": {"decoder.stem": UNetConfig.stem, "decoder.features": UNetConfig.features},
     "stage-1 decoder fine-tuned too": {"decoder.fine_tune": True},
     "mapper finished end to end": {"decoder.end_to_end": True},
     "both": {"decoder.fine_tune": True, "decoder.end_to_end": True},
@@ -108,10 +112,13 @@ ABLATIONS: dict[str, dict | Callable[[], contextlib.AbstractContextManager]] = {
 }
 
 
-def ablate(cases: list[Case], change: dict | Callable, size: int, seconds: float, seed: int, methods: dict[str, str],
-           ) -> tuple[dict, float]:
+def ablate(cases: list[Case], name: str, size: int, seconds: float, seed: int, methods: dict[str, str]) -> tuple[dict, float]:
     """Train with one change and judge -> {name: scores of all tasks}, and the processor seconds it took."""
+    change = ABLATIONS[name]
     knobs = change if isinstance(change, dict) else {}
+    if name == GIFT:
+        stage_2 = SHARES["mapper_fit"] * seconds
+        knobs, seconds = {"mapper_fit.processor_seconds": TIMES * stage_2}, seconds + (TIMES - 1) * stage_2
     with contextlib.nullcontext() if isinstance(change, dict) else change(), tempfile.TemporaryDirectory() as folder:
         run = open_run(Path(folder) / "run")
         cfg, _, used = train_chain(cases, run, seconds, 0, **{"data.size": size, "seed": seed} | knobs)
@@ -135,7 +142,7 @@ def main() -> None:
               "threads": torch.get_num_threads(), "date": time.strftime("%Y-%m-%d"), "budgets": {}, "scores": {}}
     for name in options.only:
         methods = DECODERS if name == SHIPPED else {name: "vaelite"}
-        found, result["budgets"][name] = ablate(cases, ABLATIONS[name], options.size, options.seconds, options.seed, methods)
+        found, result["budgets"][name] = ablate(cases, name, options.size, options.seconds, options.seed, methods)
         result["scores"] |= found
         options.out.write_text(json.dumps(result, indent=1) + "\n")    # kept after each: the next may be interrupted
         print(f"{name}: {mean_over(found[next(iter(found))], 'psnr'):.2f} dB", flush=True)

@@ -18,7 +18,7 @@ from .unet import ConditionedUNet, UNetConfig
 class UNet(nn.Module):
     """Slices of the given modalities -> (b, 1, H, W) of `target`.
 
-    x: (b, m, H, W) in [-1, 1], one slot a modality; given: (b, m) bool, the slots to read; H and W multiples of 16.
+    x: (b, m, H, W) in [-1, 1], one slot a modality; given: (b, m) bool, the slots to read; H and W multiples of 16 stem.
     """
 
     def __init__(self, config: UNetConfig):

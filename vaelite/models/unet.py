@@ -17,6 +17,7 @@ class UNetConfig:
     choice, on validation: twice as many are worse at the laptop's training time."""
 
     features: tuple[int, ...] = (16, 16, 32, 64, 128, 16)
+    stem: int = 1                                            # stem x stem pixels are folded into channels before the first level
     condition_width: int = 128
     modalities: int = 4
 
@@ -41,12 +42,14 @@ class ConditionedNorm(nn.Module):
 
 
 class ConditionedUNet(nn.Module):
-    """Images (b, c, H, W), H and W multiples of 16, and a condition (b, condition_width) -> (b, out, H, W)."""
+    """Images (b, c, H, W), H and W multiples of 16 stem, and a condition (b, condition_width) -> (b, out, H, W)."""
 
     def __init__(self, channels: int, out: int, config: UNetConfig):
         super().__init__()
         self.mix = nn.Linear(config.condition_width, config.condition_width)
-        self.unet = BasicUNet(spatial_dims=2, in_channels=channels, out_channels=out, features=config.features)
+        self.stem = config.stem
+        self.unet = BasicUNet(spatial_dims=2, in_channels=channels * config.stem**2, out_channels=out * config.stem**2,
+                              features=config.features)
         self.norms = []
         for parent in list(self.unet.modules()):
             for name, child in list(parent.named_children()):
@@ -59,7 +62,7 @@ class ConditionedUNet(nn.Module):
         for norm in self.norms:
             norm.condition = mixed
         try:
-            return self.unet(images).float()
+            return F.pixel_shuffle(self.unet(F.pixel_unshuffle(images, self.stem)), self.stem).float()
         finally:
             for norm in self.norms:                          # hold no tensor between calls
                 norm.condition = None

@@ -194,10 +194,13 @@ def draw_pairs(have: Tensor, batch: int, generator: torch.Generator) -> tuple[Te
 
 
 def draw_tasks(have: Tensor, batch: int, generator: torch.Generator, fused: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows (b,), given modalities (b, m) bool and targets (b,): pairs as above; a share `fused` of them gets each further
-    modality of its slice as a source with probability 1/2, so that one network learns every subset (modality dropout)."""
+    """Rows (b,), given modalities (b, m) bool and targets (b,): pairs as above; a share `fused` of them gets further
+    modalities of its slice as sources, one to all of them equally often, so that one network learns every subset."""
     rows, source, target = draw_pairs(have, batch, generator)
-    more = have[rows] & (torch.rand(batch, have.shape[1], generator=generator) < 0.5)
-    more = more & (torch.rand(batch, 1, generator=generator) < fused)
-    given = F.one_hot(source, have.shape[1]).bool() | more
-    return rows, given & ~F.one_hot(target, have.shape[1]).bool(), target
+    pair = F.one_hot(source, have.shape[1]).bool() | F.one_hot(target, have.shape[1]).bool()
+    further = have[rows] & ~pair
+    number = (1 + torch.rand(batch, generator=generator) * further.sum(1)).long()
+    number = number * (torch.rand(batch, generator=generator) < fused)
+    order = torch.rand(further.shape, generator=generator).masked_fill(~further, 2.0).argsort(1).argsort(1)    # of further ones first
+    more = further & (order < number[:, None])
+    return rows, F.one_hot(source, have.shape[1]).bool() | more, target
