@@ -26,8 +26,7 @@ from .unet import ConditionedUNet, UNetConfig
 class GuidedConfig(UNetConfig):
     """The U-Net of stage 3 and of its control without latents, so that a comparison of the two shows what latents add.
 
-    Our choice, on validation (no latents, one seed): 26.1 dB after 60 processor seconds at 64 px, 25.6 with the U-Net
-    baseline's shape."""
+    Our choice, on validation; what the stem is worth: Ablations in tests/benchmarks/RESULTS.md."""
 
     features: tuple[int, ...] = (32, 32, 64, 64, 128, 32)
     stem: int = 2
