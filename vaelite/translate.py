@@ -69,11 +69,11 @@ class Translator:
         drawn, scales = {method: [] for method in methods}, []
         for part in x.split(BATCH):
             stack, given, to = self.read(part.to(device).float(), sources, target)
-            z = self.encode(stack, given)
-            finetuned, log_scale = self.finetuned(z, stack, given, to)
+            mapped, finished = self.map(stack, given, to)
+            finetuned, log_scale = self.decoder(finished, self.vae.linear_decode(finished), stack, given, to)
             scales.append(log_scale.exp().cpu())
             for method in methods:
-                image = finetuned if method == "finetuned" else self.untrained(z, stack, given, to, method)
+                image = finetuned if method == "finetuned" else self.untrained(mapped, stack, given, to, method)
                 drawn[method].append(image.clamp(-1, 1).cpu())
         return {method: torch.cat(parts) for method, parts in drawn.items()}, torch.cat(scales)
 
@@ -95,24 +95,26 @@ class Translator:
         stack, given, to = self.read(x, sources, target)
         if method in self.baselines:
             return self.baselines[method](stack, given, to)
-        z = self.encode(stack, given)
         if method == "ridge":
-            return self.vae.decode(self.mapper.ridge_latents(z, given, to))
-        return self.finetuned(z, stack, given, to)[0] if method == "finetuned" else self.untrained(z, stack, given, to, method)
+            return self.vae.decode(self.mapper.ridge_latents(self.encode(stack, given), given, to))
+        mapped, finished = self.map(stack, given, to)
+        if method == "finetuned":
+            return self.decoder(finished, self.vae.linear_decode(finished), stack, given, to)[0]
+        return self.untrained(mapped, stack, given, to, method)
 
-    def untrained(self, z: Tensor, stack: Tensor, given: Tensor, to: Tensor, method: str) -> Tensor:
-        """Stages 1 and 2 alone ("mapped"), or stage 3 before its training: mixed with the sources in closed form ("blended")."""
+    def map(self, stack: Tensor, given: Tensor, to: Tensor) -> tuple[Tensor, Tensor]:
+        """Mapped latents (b, k, h, w) as stage 2 left them, and as stage 3 reads them: other ones only if it finished the mapper
+        end to end."""
+        z = self.encode(stack, given)
         mapped = self.mapper(z, given, to)
+        return mapped, self.decoder.mapper(z, given, to) if self.decoder and self.decoder.mapper else mapped
+
+    def untrained(self, mapped: Tensor, stack: Tensor, given: Tensor, to: Tensor, method: str) -> Tensor:
+        """Stages 1 and 2 alone ("mapped"), or stage 3 before its training: mixed with the sources in closed form ("blended")."""
         if method == "mapped":
             return self.vae.decode(mapped)
         draft = self.vae.decode(mapped) if self.decoder.decoder else self.vae.linear_decode(mapped)
         return self.decoder.blend(draft, stack, given, to)
-
-    def finetuned(self, z: Tensor, stack: Tensor, given: Tensor, to: Tensor) -> tuple[Tensor, Tensor]:
-        """Stage 3: slice and ln of the scale of its error."""
-        mapper = self.decoder.mapper or self.mapper          # end to end, the mapper was finished with the decoder
-        mapped = mapper(z, given, to)
-        return self.decoder(mapped, self.vae.linear_decode(mapped), stack, given, to)
 
     def read(self, x: Tensor, sources: tuple[str, ...], target: str) -> tuple[Tensor, Tensor, Tensor]:
         """Slices (b, sources, h, w) in their modalities' slots (b, m, h, w); given (b, m) and target (b,), as networks take it."""

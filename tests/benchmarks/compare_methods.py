@@ -1,14 +1,16 @@
 """Which method wins at equal training time? One JSON of results a call, and a figure of many.
 
     python tests/benchmarks/compare_methods.py train DATA OUT.json --seconds 220 --seed 0 [--size 64] [--paired 8]
+    python tests/benchmarks/compare_methods.py add-pairs DATA RESULT.json
     python tests/benchmarks/compare_methods.py draw FIGURE.png RESULT.json ...
 
 Seconds are processor seconds (of all threads; on a GPU seconds). Stages 1 and 2 get SHARES of them, stage 3 the rest; every
 network in image space gets as many as the three then took together (closed forms, encoding and validation counted). Same
 training slices, tasks, loss, mirroring and running mean for all. `--paired N`: only the first N training patients have pairs;
 the others train stage 1 alone. `--residual-mm R`: all but the CT of the training and validation patients are shifted by R in
-plane, as a registration leaves them; the test patients are not. Judged on the test patients, chosen on nothing: the recipe is
-that of the profile.
+plane, as a registration leaves them; the test patients are not. `add-pairs` trains a U-Net a direction, with the budget and seed
+of a result that has none, and writes them into it. Judged on the test patients, chosen on nothing: the recipe is that of the
+profile.
 """
 from __future__ import annotations
 
@@ -35,6 +37,7 @@ from vaelite.errors import VaeliteError
 from vaelite.evaluation.studies import draw_budget, study_table
 from vaelite.models.baselines import BASELINES, UNet
 from vaelite.models.losses import image_loss, ssim_2d
+from vaelite.models.vae import VAE
 from vaelite.profiles import Config, override, profile
 from vaelite.runs import Run, open_run
 from vaelite.stages import (
@@ -60,6 +63,7 @@ class PairUNets(nn.Module):
 
     def __init__(self, config, pairs: list[tuple[int, int]]):
         super().__init__()
+        self.pairs = pairs
         self.networks = nn.ModuleDict({f"{s}>{t}": UNet(config) for s, t in pairs})
 
     def forward(self, x: Tensor, given: Tensor, target: Tensor) -> Tensor:
@@ -163,6 +167,19 @@ def compare(data: Path, run: Run, size: int, seconds: float, seed: int, paired: 
             "scores": {method: scores(translator, test, method) for method in methods}}
 
 
+def add_pairs(data: Path, result: dict) -> dict:
+    """The result with "pairs" beside its other methods: as if they had been asked for, since nothing of the chain but its time
+    enters them."""
+    cfg = profile("laptop", **{"data.size": result["size"], "seed": result["seed"]})
+    cases = load_cases(data)
+    training = split(cases, "train")[:result["paired"]]
+    networks = train_pairs(cfg, training, result["budget"])
+    names = tuple(task_name(MODALITIES[s], MODALITIES[t]) for s, t in networks.pairs)
+    translator = Translator(VAE(cfg.vae), None, None, cfg.data.size, MODALITIES, names, baselines={"pairs": networks})
+    test = load_slices(split(cases, "test"), cfg.data.size)
+    return result | {"scores": result["scores"] | {"pairs": scores(translator, test, "pairs")}}
+
+
 def train_command(commands, seconds: float) -> argparse.ArgumentParser:
     """`train DATA OUT.json` with the knobs that every comparison has; seconds: its default."""
     sub = commands.add_parser("train")
@@ -181,6 +198,9 @@ def main() -> None:
     sub.add_argument("--paired", type=int, default=0, help="training patients with pairs; 0: all")
     sub.add_argument("--residual-mm", type=float, default=0.0, help="misregistration of the training pairs")
     sub.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    sub = commands.add_parser("add-pairs")
+    sub.add_argument("data", type=Path)
+    sub.add_argument("result", type=Path)
     sub = commands.add_parser("draw")
     sub.add_argument("figure", type=Path)
     sub.add_argument("results", nargs="+", type=Path)
@@ -194,6 +214,11 @@ def main() -> None:
                              options.paired, options.methods) | {"residual_mm": options.residual_mm}
         options.out.write_text(json.dumps(result, indent=1) + "\n")
         print(study_table([result]))
+    elif options.command == "add-pairs":
+        result = json.loads(options.result.read_text())
+        if result["data"] != options.data.name or result.get("residual_mm") or "pairs" in result["scores"]:
+            raise VaeliteError(f"{options.result} is of {result['data']}, of shifted pairs, or has its U-Nets: nothing to add.")
+        options.result.write_text(json.dumps(add_pairs(options.data, result), indent=1) + "\n")
     else:
         results = [json.loads(path.read_text()) for path in options.results]
         draw_budget(results).savefig(options.figure, dpi=150)
