@@ -98,8 +98,8 @@ def test_two_processes_train_the_network_of_one(folder, stage):
     first, second = (torch.cat([w.double().flatten() for w in run.weights.values()]) for run in (one, two))
     assert stage == "decoder" or float((first - second).norm() / first.norm()) < 1e-5
     losses = [[entry["loss"] for entry in run.record["history"]] for run in (one, two)]
-    steps = 3 if stage == "decoder" else None
-    assert losses[1][:steps] == pytest.approx(losses[0][:steps], rel=1e-5)   # of the whole batch, not of one share
+    steps, apart = (3, 1e-4) if stage == "decoder" else (None, 1e-5)
+    assert losses[1][:steps] == pytest.approx(losses[0][:steps], rel=apart)  # of the whole batch, not of one share
 
 
 def test_one_process_prints_and_writes(folder):

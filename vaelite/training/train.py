@@ -65,7 +65,8 @@ def fit(model: nn.Module, batch_loss: Callable[[], dict[str, Tensor]], config: F
     """
     start_alike(model)
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(parameters, lr=0.0, betas=(0.9, 0.95), weight_decay=config.weight_decay)
+    optimiser = torch.optim.AdamW(parameters, lr=0.0, betas=(0.9, 0.95), weight_decay=config.weight_decay,
+                                  fused=True)               # on a CPU five times as fast as one operation after another
     mean = [p.detach().clone() for p in parameters]
     device = parameters[0].device.type
     bf16 = config.bf16 and has_bf16(device)
