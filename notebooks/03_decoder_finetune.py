@@ -225,8 +225,8 @@ print(check_ssim(my_ssim))
 # the **source slice**. So stage 3 looks at both. It begins with a *draft*, what PCA alone draws from the mapped latents
 # (*mapped* is what the whole stage-1 decoder draws from them). Again there is a linear path in closed form, a *blend*: one small
 # filter each for source and draft, by least squares. A U-Net looks at draft, source and blend and draws a *gain* that scales the
-# blend pixel by pixel by 1 + gain (it can turn the noise of the CBCT's air off) and a *detail* to add; both start at 0. It folds
-# 2 x 2 pixels into channels first, a *stem*: smaller maps, more steps in the same time. Encoder and mapper stay as they are.
+# blend pixel by pixel by 1 + gain (it can turn the noise of the CBCT's air off) and a *detail* to add; both start at 0. Its
+# *stem* folds 2 x 2 pixels into channels: more steps in the same time. Encoder and mapper stay as they are.
 #
 # The paper (Liang et al. 2025) fine-tunes the stage-1 decoder; how, it does not say. Ours is left alone (our choice;
 # `decoder.fine_tune=true` trains it too). In tables this stage is called *fine-tuned*.
@@ -255,10 +255,9 @@ draw_translations(source, x_source[row], target, x_target[row], {"mapped": mappe
 # %% [markdown]
 # ## 5 · When it hurts: choose on validation
 #
-# Below, the error on the validation patients, also with all sources at once (+), from the run's manifest: of whole slices, for
-# noise left in air is an error, too. With the stage-1 decoder (mapped), by the blend alone (blended: no further training) and by
-# all of stage 3 (fine-tuned; in code `"finetuned"`). `finetune_decoder` has kept all three and chosen the best one for each
-# direction.
+# Below, the error of the validation patients' whole slices (noise left in air counts), also with all sources at once (+), from
+# the run's manifest: with the stage-1 decoder (mapped), by the blend alone (blended) and by all of stage 3 (fine-tuned; in code
+# `"finetuned"`). `finetune_decoder` has kept all three and chosen the best one for each direction.
 
 # %%
 measured, choice = record["metrics"]["validation_mae_unit"], record["choice"]
@@ -272,10 +271,9 @@ print(f"n = {len(validation)} patient(s), {len(held_out)} slices; gain over the 
 Markdown(errors_table(measured))
 
 # %% [markdown]
-# **Read.** Training starts at the blend: where fine-tuning loses to it, training has moved it away and, with few steps (profile
-# smoke), not back; or source and target are nearly the same picture and every change is for the worse. The choice uses patients
-# that trained nothing, and that lesson 04 does not judge by: chosen on the test patients, the best of noisy numbers would
-# flatter us.
+# **Read.** Training starts at the blend. Where it loses to it, it had too few steps (profile smoke), or source and target are
+# nearly the same picture and every change is for the worse. The choice uses patients that trained nothing, and that lesson 04
+# does not judge by: the best of noisy numbers flatters.
 #
 # ### Try it 3: choose
 #
@@ -395,13 +393,12 @@ explore(draw, "Which amount makes the mapped slice look as sharp as the real one
 # ## 8 · The baselines that could win
 #
 # Three stages, latents, ridges: is it worth it? The first rival is one modality-conditioned U-Net, image to image, told source
-# and target as our mapper is; it works on single pixels, as users know it. The second, *no latents*, is our stage 3, stem,
-# blend and all, without its draft: what we have over it, the latents have added. **Fair** means here: the same training slices,
-# loss and directions, and as many **processor seconds** (of all threads; on a GPU seconds) as our three stages took together;
-# not the same number of parameters or steps.
+# and target as our mapper is. The second, *no latents*, is our stage 3, stem, blend and all, without its draft: what we have over
+# it, the latents have added. **Fair** means here: the same training slices, loss and directions, and as many **processor
+# seconds** (of all threads; on a GPU seconds) as our three stages took together; not the same number of parameters or steps.
 #
 # **Predict.** In how many directions does each rival beat us on the validation patients? From here on `vaelite` is the decoder
-# chosen in section 5, direction by direction.
+# chosen in section 5.
 
 # %%
 budget = {name: run.stages[name]["processor_seconds"] for name in ("vae", "mapper", "decoder")}
@@ -430,7 +427,7 @@ Markdown(errors_table(final))
 # sees the source itself needs no code of it. If we beat the U-Net and *no latents* beats us, stem and blend did it.
 #
 # Two comparisons take core-hours: made once, with smaller slices and more phantom patients, judged on test patients
-# (`tests/benchmarks/RESULTS.md`, also on what did not pay). *A U-Net a direction*: one for each, the time shared among them.
+# (`tests/benchmarks/RESULTS.md`). *A U-Net a direction*: they share the time.
 #
 # **Predict.** With more time, does the gap close? And *inside* the method, which part costs most when it is left out: the PCA
 # start, the ridge start, the sources that stage 3 sees, or the target it is told?
@@ -449,8 +446,9 @@ Markdown(study_table(ablations, "change"))
 # **Read.** "As shipped" chooses between three decoders for each direction on validation; the next three lines use one of them
 # everywhere. Every other line is a whole training of the same processor time with one thing changed (the kit's code has 16
 # channels a latent pixel at 8 x 8 pixels; KL-8 and KL-16 hold a quarter of its numbers). A line as good as "as shipped" earns
-# nothing *here*: what saves time in each step leaves more steps. If "fine-tuned" is better than "as shipped", the choice on few
-# validation patients did not pay.
+# nothing *here*: what saves time in each step leaves more steps. One line breaks the rule: its mapper learned eight times as
+# long, for free. If that gains nothing, the source says what the latents could. If "fine-tuned" is better than "as shipped", the
+# choice on few validation patients did not pay.
 #
 # ## 9 · Catch it lying: a planted lesion
 #
@@ -597,11 +595,10 @@ if responses:
 
 # %% [markdown]
 # **What we did.** We split the error into what the tokenizer cannot hold and what the mapper does not know, fine-tuned the
-# decoder with the source at hand, and measured sharpness, error and honesty. The run now holds the stages `decoder`, `unet` and
-# `control`.
+# decoder with the source at hand, and measured sharpness, error and honesty.
 #
 # **What it cannot do.** Where the source does not tell bone from air, no decoder can know; it can only bet. The numbers are of
 # few validation patients, on whom the choice was made.
 #
 # **Next.** Lesson 04 opens the test patients, once, and asks whether the pictures are good enough to plan a dose on.
-# To use your own patients, put case folders into a folder of `data/` and name it in `data_dir`.
+# For your own patients, name their folder in `data_dir`.
