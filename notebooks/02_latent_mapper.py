@@ -521,8 +521,8 @@ draw_translations(source, x_of[source], target, x_of[target], pictures, pixel_mm
 # ## 9 · Two sources know more than one
 #
 # In the clinic some images of a patient exist and some do not. The same mapper takes whatever is there: every modality has
-# its slot in `z`, `given` says which slots to read. In four of ten training pairs further sources were added, one or all of
-# them (`data.fused`).
+# its slot in `z`, `given` says which slots to read. To a share `data.fused` of the training pairs further sources were added,
+# one or all of them.
 #
 # **Predict.** Do all other modalities together beat the best single one, and does joining ever hurt?
 

@@ -424,7 +424,7 @@ Markdown(errors_table(final))
 # %% [markdown]
 # **Read.** Believe the table, not the method you have just built. With few patients, a few percent are noise. If *no latents*
 # wins, the latents did not earn their time here: source and target lie on one grid, every patient has both, and a network that
-# sees the source itself needs no code of it. If we beat the U-Net and *no latents* beats us, stem and blend did it.
+# sees the source itself needs no code of it. If we beat the U-Net and *no latents* beats us, the rest of stage 3 did it.
 #
 # Two comparisons take core-hours: made once, with smaller slices and more phantom patients, judged on test patients
 # (`tests/benchmarks/RESULTS.md`). *A U-Net a direction*: they share the time.
@@ -580,13 +580,13 @@ print(f"Against the better of the two decoders that it does not train, stage 3 c
       f"fine detail in {source} → {target} from {fine_share['mapped']:.1f} % to {fine_share['finetuned']:.1f} % of the truth's.")
 print(f"The U-Net had the lower error in {len(wins['unet'])} of {len(final)} directions, stage 3 without latents in "
       f"{len(wins['control'])} (n = {len(validation)} patient(s)).")
-here = measured[f"{source}>{target}"]
+here = {name: float((image - x_target).abs()[mask].mean()) for name, image in (("mapped", mapped), ("finetuned", finetuned))}
 sharper, nearer = fine_share["finetuned"] / fine_share["mapped"], here["finetuned"] / here["mapped"]
 detail = "softer" if sharper < 0.95 else "sharper" if sharper > 1.1 else "as sharp"    # less would be noise: our limits
 verdict = {"softer": "truer, but softer", "as sharp": "truer, hardly sharper", "sharper": "yes, here"}[detail] if nearer < 0.95 \
     else "no: the new detail is not true" if detail == "sharper" else "no"
 print(f"{source} → {target}, fine-tuned beside mapped: {sharper:.2f} times the fine detail, {nearer:.2f} times the error "
-      f"({here['finetuned'] * to_shown:.0f} {unit} are left). So: {verdict}.")
+      f"({here['finetuned'] * to_shown:.0f} {unit} in the body are left). So: {verdict}.")
 if responses:
     _, kept, elsewhere = responses[METHOD_NAMES["finetuned"]]
     print(f"A planted lesion (CBCT → CT by fine-tuned, n = {len(validation)}; chosen there: {choice['CBCT>CT']}): "

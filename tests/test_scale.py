@@ -92,7 +92,8 @@ def results(folder) -> list[dict]:
 def test_two_processes_train_the_network_of_one(folder, stage):
     """They differ in the order of float32 sums alone: 4e-7 of the weights' norm after 8 steps; gradients that are not averaged,
     other noise or the same rows twice give 1e-2. The U-Net of stage 3 has weights without effect (a bias before a norm), whose
-    gradient is rounding that AdamW makes as large as any other: there the losses of the first steps are compared."""
+    gradient is rounding that AdamW makes as large as any other: there the losses of the first steps are compared, less strictly
+    (gradients that are not averaged put them apart by 1e-2 and more)."""
     one, two = (open_run(folder / name).load_stage(stage) for name in ("one", "two"))
     assert (one.record["processes"], two.record["processes"]) == (1, 2)
     first, second = (torch.cat([w.double().flatten() for w in run.weights.values()]) for run in (one, two))

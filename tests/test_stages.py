@@ -368,14 +368,17 @@ def test_pairs_are_drawn_evenly_and_only_where_both_exist():
 
 
 def test_tasks_are_drawn_with_further_sources_never_the_target_and_only_what_a_slice_has():
-    have = torch.tensor([[True, True, True, True]] * 5 + [[True, False, True, False]] * 5)
-    rows, given, target = draw_tasks(have, 4000, torch.Generator().manual_seed(0), fused=0.5)
+    have = torch.tensor([[True, True, True, True]] * 5 + [[True, False, True, True]] * 5 + [[True, False, True, False]] * 5)
+    rows, given, target = draw_tasks(have, 8000, torch.Generator().manual_seed(0), fused=0.5)
     assert not bool((given & ~have[rows]).any()) and bool(given.any(1).all())
-    assert not bool(given[torch.arange(4000), target].any())
-    four = have[rows].all(1)
-    share = torch.bincount(given[four].sum(1), minlength=4) / four.sum()         # half of them alone, else two or three
-    torch.testing.assert_close(share, torch.tensor([0.0, 0.5, 0.25, 0.25]), atol=0.03, rtol=0)
-    assert bool((given[~four].sum(1) == 1).all())                                # two modalities: one source, one target
+    assert not bool(given[torch.arange(8000), target].any())
+    for modalities, expected in ((4, [0.5, 0.25, 0.25]), (3, [0.5, 0.5, 0.0]), (2, [1.0, 0.0, 0.0])):    # one, two, three sources
+        of_these = have[rows].sum(1) == modalities
+        share = torch.bincount(given[of_these].sum(1), minlength=4)[1:] / of_these.sum()
+        torch.testing.assert_close(share, torch.tensor(expected), atol=0.04, rtol=0)
+    _, given, target = draw_tasks(have[:5], 8000, torch.Generator().manual_seed(0), fused=1.0)
+    two = (given.sum(1) == 2) & (target == 0)                                    # of three sources each pair is as frequent
+    torch.testing.assert_close(given[two].float().mean(0), torch.tensor([0.0, 2 / 3, 2 / 3, 2 / 3]), atol=0.05, rtol=0)
     _, given, _ = draw_tasks(have, 400, torch.Generator().manual_seed(0), fused=0.0)
     assert bool((given.sum(1) == 1).all())
 

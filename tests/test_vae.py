@@ -79,6 +79,7 @@ def test_an_unreachable_factor_is_refused():
 
 
 def test_training_ssim_agrees_with_scikit_image(images):
+    images = images[:, :, 8:56]                              # 48 x 64: rows and columns are not the same
     noisy = (images + 0.2 * torch.randn(images.shape, generator=torch.Generator().manual_seed(2))).clamp(-1, 1)
     for x, y, value in zip(images[:4], noisy[:4], ssim_2d(images[:4], noisy[:4])):
         _, full = structural_similarity(x[0].numpy().astype(np.float64), y[0].numpy().astype(np.float64), data_range=2.0,

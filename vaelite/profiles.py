@@ -6,6 +6,7 @@ the command line and in a test: profile("laptop", **{"vae_fit.steps": 50}).
 from __future__ import annotations
 
 import difflib
+import math
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
@@ -110,16 +111,17 @@ def checked(config: Config) -> Config:
             stem_factor(config.vae.factor, getattr(config.vae, widths))
         except ValueError as error:
             raise VaeliteError(f"vae.{widths}: {error}.") from error
-    stem = max(network.stem for network in (config.decoder, config.unet, config.control))
-    step = max(16 * stem, config.vae.factor)                 # after its stem a U-Net halves four times, the VAE down to 1/factor
-    if config.data.size < 32 * stem or config.data.size % step:      # and a norm needs more than one pixel
-        raise VaeliteError(f"data.size must be a multiple of {step} (the U-Nets with their stem, and vae.factor), at least "
-                           f"{32 * stem}, not {config.data.size}.")
     for knob, value in knobs(config).items():
-        if knob.endswith((".steps", ".slice_step", ".batch", ".blocks", ".depth", ".latent_channels")) and value < 1:
+        if knob.endswith((".steps", ".slice_step", ".batch", ".blocks", ".depth", ".latent_channels", ".stem")) and value < 1:
             raise VaeliteError(f"{knob} must be at least 1, not {value}.")
         if knob in ("loss.gan", "loss.features") and value < 0:
             raise VaeliteError(f"{knob} must be 0 (off) or more, not {value}: below 0 it would reward what looks drawn.")
+    stems = {f"{name}.stem": getattr(config, name).stem for name in ("decoder", "unet", "control")}
+    step = math.lcm(*(16 * stem for stem in stems.values()), config.vae.factor)     # after its stem a U-Net halves four times
+    least = 32 * max(stems.values())                         # and a norm needs more than one pixel
+    if config.data.size < least or config.data.size % step:
+        said = ", ".join(f"{knob} {value}" for knob, value in (stems | {"vae.factor": config.vae.factor}).items())
+        raise VaeliteError(f"data.size must be a multiple of {step}, at least {least}, not {config.data.size} ({said}).")
     return config
 
 

@@ -69,7 +69,7 @@ class Translator:
         drawn, scales = {method: [] for method in methods}, []
         for part in x.split(BATCH):
             stack, given, to = self.read(part.to(device).float(), sources, target)
-            mapped, finished = self.map(stack, given, to)
+            mapped, finished = self.mapped_latents(stack, given, to)
             finetuned, log_scale = self.decoder(finished, self.vae.linear_decode(finished), stack, given, to)
             scales.append(log_scale.exp().cpu())
             for method in methods:
@@ -97,12 +97,12 @@ class Translator:
             return self.baselines[method](stack, given, to)
         if method == "ridge":
             return self.vae.decode(self.mapper.ridge_latents(self.encode(stack, given), given, to))
-        mapped, finished = self.map(stack, given, to)
+        mapped, finished = self.mapped_latents(stack, given, to)
         if method == "finetuned":
             return self.decoder(finished, self.vae.linear_decode(finished), stack, given, to)[0]
         return self.untrained(mapped, stack, given, to, method)
 
-    def map(self, stack: Tensor, given: Tensor, to: Tensor) -> tuple[Tensor, Tensor]:
+    def mapped_latents(self, stack: Tensor, given: Tensor, to: Tensor) -> tuple[Tensor, Tensor]:
         """Mapped latents (b, k, h, w) as stage 2 left them, and as stage 3 reads them: other ones only if it finished the mapper
         end to end."""
         z = self.encode(stack, given)

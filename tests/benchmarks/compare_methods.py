@@ -168,16 +168,17 @@ def compare(data: Path, run: Run, size: int, seconds: float, seed: int, paired: 
 
 
 def add_pairs(data: Path, result: dict) -> dict:
-    """The result with "pairs" beside its other methods: as if they had been asked for, since nothing of the chain but its time
-    enters them."""
+    """The result with "pairs" beside its other methods: of the chain nothing but its time enters them."""
     cfg = profile("laptop", **{"data.size": result["size"], "seed": result["seed"]})
     cases = load_cases(data)
     training = split(cases, "train")[:result["paired"]]
     networks = train_pairs(cfg, training, result["budget"])
     names = tuple(task_name(MODALITIES[s], MODALITIES[t]) for s, t in networks.pairs)
-    translator = Translator(VAE(cfg.vae), None, None, cfg.data.size, MODALITIES, names, baselines={"pairs": networks})
+    vae = VAE(cfg.vae).to(resolve_device(cfg.device))        # it draws nothing here, but says where the networks are
+    translator = Translator(vae, None, None, cfg.data.size, MODALITIES, names, baselines={"pairs": networks})
     test = load_slices(split(cases, "test"), cfg.data.size)
-    return result | {"scores": result["scores"] | {"pairs": scores(translator, test, "pairs")}}
+    found = result["scores"] | {"pairs": scores(translator, test, "pairs")}
+    return result | {"pairs_date": time.strftime("%Y-%m-%d"), "scores": found}
 
 
 def train_command(commands, seconds: float) -> argparse.ArgumentParser:
@@ -216,8 +217,10 @@ def main() -> None:
         print(study_table([result]))
     elif options.command == "add-pairs":
         result = json.loads(options.result.read_text())
-        if result["data"] != options.data.name or result.get("residual_mm") or "pairs" in result["scores"]:
-            raise VaeliteError(f"{options.result} is of {result['data']}, of shifted pairs, or has its U-Nets: nothing to add.")
+        if "pairs" in result["scores"] or result["residual_mm"]:
+            raise VaeliteError(f"{options.result} has its U-Nets a direction already, or is of shifted pairs: nothing to add.")
+        if (result["data"], result["threads"]) != (options.data.name, torch.get_num_threads()):
+            raise VaeliteError(f"{options.result} is of {result['data']} with OMP_NUM_THREADS={result['threads']}: give these.")
         options.result.write_text(json.dumps(add_pairs(options.data, result), indent=1) + "\n")
     else:
         results = [json.loads(path.read_text()) for path in options.results]

@@ -4,7 +4,7 @@ A mapped latent is not a true one, and the detail that 8 x or 16 x compression l
 path in closed form carries most: a blend of the draft, what the latents decode to, and the source slices (least squares, one
 3 x 3 filter each). From CBCT to CT it keeps much of the source, from MR to CT hardly any. A U-Net sees draft, sources and blend;
 it scales the blend pixel by pixel, so that the noise of the source's air need not be drawn away, and adds to it. It starts
-silent. Its stem folds 2 x 2 pixels into channels: the levels at full size, dear and of little use, are gone, and a laptop takes
+silent. Its stem folds 2 x 2 pixels into channels: the level at full size, dear and of little use, is gone, and a laptop takes
 more steps. The paper fine-tunes the stage-1 decoder, an option here (`fine_tune`), as is finishing the mapper with it
 (`end_to_end`). With the training time of a laptop both lost more steps than they gained (validation): there the draft is the
 latents' linear decode and the U-Net alone learns. All of it is our choice but the fine-tuning.
@@ -34,7 +34,7 @@ class GuidedConfig(UNetConfig):
 
 @dataclass(frozen=True)
 class DecoderConfig(GuidedConfig):
-    """What else learns with it."""
+    """That U-Net, and what else learns with it."""
 
     fine_tune: bool = False                                  # a copy of the stage-1 decoder draws the draft, not its linear path
     end_to_end: bool = False                                 # a copy of the mapper learns from the image loss

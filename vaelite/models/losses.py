@@ -34,7 +34,7 @@ def ssim_2d(x: Tensor, y: Tensor) -> Tensor:
 
         rows, columns = weights(x.shape[-2]), weights(x.shape[-1]).T
 
-        def blur(image: Tensor) -> Tensor:                   # as two products: six times as fast as two convolutions on a CPU
+        def blur(image: Tensor) -> Tensor:                   # two products: six times as fast as convolutions on a CPU
             return rows @ image @ columns
 
         mean_x, mean_y = blur(x), blur(y)

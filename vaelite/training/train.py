@@ -202,6 +202,6 @@ def draw_tasks(have: Tensor, batch: int, generator: torch.Generator, fused: floa
     further = have[rows] & ~pair
     number = (1 + torch.rand(batch, generator=generator) * further.sum(1)).long()
     number = number * (torch.rand(batch, generator=generator) < fused)
-    order = torch.rand(further.shape, generator=generator).masked_fill(~further, 2.0).argsort(1).argsort(1)    # of further ones first
-    more = further & (order < number[:, None])
+    place = torch.rand(further.shape, generator=generator).masked_fill(~further, 2.0).argsort(1).argsort(1)    # in a random order
+    more = further & (place < number[:, None])
     return rows, F.one_hot(source, have.shape[1]).bool() | more, target
