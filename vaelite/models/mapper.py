@@ -46,7 +46,7 @@ class Block(nn.Module):
         self.key_norm = nn.RMSNorm(width // heads)
         self.attention_out = nn.Linear(width, width)
         self.local = nn.Conv2d(width, width, 3, padding=1, groups=width)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU("tanh"), nn.Linear(4 * width, width))
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
     def forward(self, x: Tensor, condition: Tensor, grid: tuple[int, int]) -> Tensor:
         """x: (b, n, d) tokens of a grid h x w; condition: (b, d) -> (b, n, d)."""
