@@ -67,6 +67,21 @@ def no_sources() -> Iterator[None]:
         yield
 
 
+def unread_latents(self: GuidedDecoder, z: Tensor, linear: Tensor, x: Tensor, given: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    return FORWARD(self, z, torch.full_like(linear, -1.0), x, given, target)
+
+
+def unread_fit(self: GuidedDecoder, draft: Tensor, *others) -> None:
+    FIT_BLEND(self, torch.full_like(draft, -1.0), *others)
+
+
+@contextlib.contextmanager
+def no_latents() -> Iterator[None]:
+    """Stage 3 with air in place of what the latents decode to, which it still pays for: cost and content told apart."""
+    with patch.object(GuidedDecoder, "forward", unread_latents), patch.object(GuidedDecoder, "fit_blend", unread_fit):
+        yield
+
+
 @contextlib.contextmanager
 def untold_target() -> Iterator[None]:
     """Stage 3 alone is not told which modality it draws; the mapper still is."""
@@ -103,6 +118,7 @@ ABLATIONS: dict[str, dict | Callable[[], contextlib.AbstractContextManager]] = {
     "condition added to tokens, no adaLN-Zero": lambda: patch.object(Block, "forward", added_condition),
     "no depthwise mixing": lambda: patch.object(Block, "forward", no_depthwise),
     "stage 3 does not see the sources": no_sources,
+    "stage 3 does not see the latents": no_latents,
     "stage 3 is not told the target": untold_target,
     "stage 3 of the U-Net's shape, no stem": {"decoder.stem": UNetConfig.stem, "decoder.features": UNetConfig.features},
     "stage-1 decoder fine-tuned too": {"decoder.fine_tune": True},
