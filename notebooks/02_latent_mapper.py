@@ -638,9 +638,9 @@ print(f"mean skill: mapper {mean_skill['mapped']:.2f}, ridge {mean_skill['ridge'
       f"training {'changed nothing (a tie)' if abs(trained) < TIE else 'helped' if trained > 0 else 'hurt'}.")
 
 # %%
-filled = translator.mapper.ridge_kernel.flatten(2).any(2)
-print(f"saved: {run.file_of('mapper')}, {run.stages['mapper']['parameters']:,} trained parameters and {filled.sum()} ridge "
-      f"matrices ({int(filled.sum()) * translator.mapper.ridge_kernel[0, 0].numel():,} numbers), "
+kernel = translator.mapper.ridge_kernel
+print(f"saved: {run.file_of('mapper')}, {run.stages['mapper']['parameters']:,} trained parameters and "
+      f"{kernel.flatten(2).any(2).sum()} ridge matrices ({int((kernel != 0).sum()):,} numbers), "
       f"{run.stages['mapper']['seconds']:.0f} s")
 
 # %% [markdown]
@@ -653,5 +653,5 @@ print(f"saved: {run.file_of('mapper')}, {run.stages['mapper']['parameters']:,} t
 # `factor` pixels), above all in bone. It knows only modalities it was trained on. Numbers are from validation patients of
 # this data set; nothing here is a medical device.
 #
-# **Next.** Lesson 03 fine-tunes the decoder on mapped latents, with the source slice at hand, and asks whether that
+# **Next.** Lesson 03 trains a decoder on mapped latents, with the source slice at hand, and asks whether that
 # sharpens or invents. For your own patients: one `data_dir`, one `run_dir`, lessons 01 and 02 in this order.

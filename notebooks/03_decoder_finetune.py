@@ -19,7 +19,7 @@
 #
 # | | |
 # |---|---|
-# | **Goal** | fine-tune the decoder on mapped latents, and measure what is gained, what is lost, what is invented |
+# | **Goal** | train a decoder on mapped latents; measure what is gained, lost and invented |
 # | **Time** | two sessions of 90 minutes with the exercises; minutes of the cells alone: `notebooks/README.md` |
 # | **Needs** | a run with the stages `vae` (lesson 01) and `mapper` (lesson 02) |
 # | **Makes** | stages `decoder`, `unet` and `control` in `runs/<name>/`, read by lesson 04 |
@@ -89,7 +89,7 @@ draw_translations(source, x_source[row], target, x_target[row], {"tokenizer": to
 
 # %% [markdown]
 # **Look.** Last is the truth. *Tokenizer* decodes the truth's own latents: a perfect mapper would get there and no further.
-# *Mapped* decodes what lesson 02 guessed from the source.
+# *Mapped* decodes lesson 02's guess.
 #
 # So *mapped* has two errors: what the latents **cannot hold** and what the mapper **did not know**.
 #
@@ -229,11 +229,11 @@ print(check_ssim(my_ssim))
 # *stem* folds 2 x 2 pixels into channels: more steps in the same time. Encoder and mapper stay as they are.
 #
 # The paper (Liang et al. 2025) fine-tunes the stage-1 decoder; how, it does not say. Ours is left alone (our choice;
-# `decoder.fine_tune=true` trains it too). In tables this stage is called *fine-tuned*.
+# `decoder.fine_tune=true` trains it too). Tables call ours *fine-tuned* all the same.
 #
 # In the code: `z` mapped latents (b, k, h, w); `linear` (b, 1, H, W) the draft; `x` (b, m, H, W) the source slices, in
 # [-1, 1], where air is -1; `given` and `target` the modalities read and wanted. The second result, how large an error the
-# network expects, is for section 10; learning it is a small part of the loss.
+# network expects, is for section 10: its term can make the printed loss negative; the curve below is the image's.
 
 # %%
 show_source(GuidedDecoder.forward)
@@ -245,7 +245,7 @@ show_source(GuidedDecoder.forward)
 # %%
 translator = finetune_decoder(cfg, cases, run)
 record = run.stages["decoder"]
-draw_training(record["history"], "decoder")
+draw_training(record["history"], "decoder", "loss of the image [1]")
 
 # %%
 finetuned = translator.slices(x_source[:, None], source, target, "finetuned")[:, 0]
@@ -265,7 +265,7 @@ gain = {name: 100 * (1 - e["finetuned"] / min(e["mapped"], e["blended"])) for na
 best, worst = max(gain, key=gain.get), min(gain, key=gain.get)
 kept = [name for name, method in choice.items() if method != "finetuned"]
 assert all(e[choice[name]] == min(e.values()) for name, e in measured.items())
-print(f"n = {len(validation)} patient(s), {len(held_out)} slices; gain over the better of the two others:",
+print(f"n = {len(validation)} patient(s), up to 60 slices; gain over the better of the two others:",
       f"largest {gain[best]:+.1f} % ({best}), smallest {gain[worst]:+.1f} % "
       f"({worst}); one of them is kept in {len(kept)} of {len(choice)} directions{': ' if kept else ''}{', '.join(kept)}")
 Markdown(errors_table(measured))
@@ -394,8 +394,8 @@ explore(draw, "Which amount makes the mapped slice look as sharp as the real one
 #
 # Three stages, latents, ridges: is it worth it? The first rival is one modality-conditioned U-Net, image to image, told source
 # and target as our mapper is. The second, *no latents*, is our stage 3, stem, blend and all, without its draft: what we have over
-# it, the latents have added. **Fair** means here: the same training slices, loss and directions, and as many **processor
-# seconds** (of all threads; on a GPU seconds) as our three stages took together; not the same number of parameters or steps.
+# it, the latents add, less the steps they cost. **Fair** means: the same training slices, image loss and directions, and as
+# many **processor seconds** (of all threads; on a GPU seconds) as our three stages; not as many parameters.
 #
 # **Predict.** In how many directions does each rival beat us on the validation patients? From here on `vaelite` is the decoder
 # chosen in section 5.
@@ -423,8 +423,8 @@ Markdown(errors_table(final))
 
 # %% [markdown]
 # **Read.** Believe the table, not the method you have just built. With few patients, a few percent are noise. If *no latents*
-# wins, the latents did not earn their time here: source and target lie on one grid, every patient has both, and a network that
-# sees the source itself needs no code of it. If we beat the U-Net and *no latents* beats us, the rest of stage 3 did it.
+# wins, the latents did not earn their time here. Our guess: source and target lie on one grid, every patient has both, so a
+# network that sees the source needs no code of it. If we beat the U-Net and *no latents* beats us, the rest of stage 3 did it.
 #
 # Two comparisons take core-hours: made once, with smaller slices and more phantom patients, judged on test patients
 # (`tests/benchmarks/RESULTS.md`). *A U-Net a direction*: they share the time.
@@ -437,8 +437,8 @@ budget_study, ablations = load_study("compare_64px_*.json"), load_study("ablatio
 display(draw_budget(budget_study))
 for what, fused in (("one source", False), ("all sources", True)):
     told = [f"{name} {cost:+.1f}" for name, cost in told_changes(ablations, fused=fused).items()]
-    print(f"{what}: PSNR lost [dB] by {'; '.join(told)}. The others: less than {least_cost(ablations, fused=fused):.2f} dB (two "
-          "standard errors), or below half of it in a seed: not told from 0.")
+    print(f"{what}: PSNR lost (+) or gained (-) [dB] by {'; '.join(told)}. The others: less than "
+          f"{least_cost(ablations, fused=fused):.2f} dB (two standard errors), or below half of it in a seed: not told from 0.")
 print(f"Each line {ablations[0]['seconds']:g} processor seconds, mean ± SD of {len(ablations)} seed(s), the same test patients.")
 Markdown(study_table(ablations, "change"))
 
@@ -469,10 +469,10 @@ if {"CBCT", "CT"} <= set(translator.modalities):
     _, kept, elsewhere = responses["ridge"]
     does = [word for word, so in (("erases", kept < 50), ("smears", elsewhere > 10)) if so]     # our limits, in %
     room = disc.flatten(1).any(1)                            # slices without room for a lesion are left out
-    print(f"Ridge {' and '.join(does) or 'neither erases nor smears'}. "
+    print(f"Ridge {' and '.join(does) or 'neither erases (below 50 %) nor smears (above 10 %)'}; our limits. "
           f"The lesion is 1/{body[room].sum() / disc[room].sum():.0f} of a slice's body.")
-    lines = [[name, f"{kept:.0f} %", f"{elsewhere:.0f} %"] for name, (_, kept, elsewhere) in responses.items()]
-    header = ["method", "contrast kept (true: 100 %)", "largest change elsewhere (true: 0 %)"]
+    lines = [[name, f"{kept:.0f} %", f"{elsewhere:.1f} %"] for name, (_, kept, elsewhere) in responses.items()]
+    header = ["method", "contrast kept (true: 100 %)", "elsewhere (true: 0 %)"]
     display(Markdown(markdown(header, lines)))
     middle = int(room.sum()) // 2
     changes = {name: 1500 * change[middle].numpy() for name, (change, _, _) in responses.items()}    # model space -> HU
@@ -482,9 +482,9 @@ if {"CBCT", "CT"} <= set(translator.modalities):
 lesion
 
 # %% [markdown]
-# **Read.** *Kept* far below 100 % means a lesion is erased; far above, exaggerated. *Elsewhere* counts the largest change more
-# than two pixels away: one number of the code draws a whole patch. A network may erase what it never saw in training, and no mean
-# error over a body would show it: the lesion is too small a part, as printed above.
+# **Read.** *Kept* far below 100 % means a lesion is erased; far above, exaggerated. *Elsewhere* is each slice's largest change
+# more than two pixels away, on average: one number of the code draws a whole patch. A network may erase what it never saw in
+# training, and no mean error over a body would show it: the lesion is too small a part.
 #
 # ## 10 · Does it know when it does not know?
 #
@@ -505,10 +505,10 @@ for where, part in (("steepest", steepness >= np.quantile(steepness, 0.9)), ("fl
 draw_reliability(half_width[mask], (drawn - x_target).abs()[mask], target)
 
 # %% [markdown]
-# **Read.** On the dashed line an interval is as wide as it has to be; below it, wider than needed. The same patients set the
-# width, so the line is met on average by construction; the *slope* is what the network has learned. A rising curve tells a
-# planner where not to trust the picture; a falling one misleads. With another scanner it may be wrong without saying so. Lesson
-# 04 asks the test patients whether 80 % are 80 %.
+# **Read.** On the dashed line an interval is as wide as it has to be; below it too wide, above it too narrow. The same patients
+# set the width, so the line is met on average by construction; the *slope* is what the network has learned. A rising curve tells
+# a planner where not to trust the picture; a falling one misleads. With another scanner it may be wrong without saying so.
+# Lesson 04 asks the test patients whether 80 % are 80 %.
 #
 # ### Explore 2: the translator
 #
@@ -590,12 +590,12 @@ print(f"{source} → {target}, fine-tuned beside mapped: {sharper:.2f} times the
 if responses:
     _, kept, elsewhere = responses[METHOD_NAMES["finetuned"]]
     print(f"A planted lesion (CBCT → CT by fine-tuned, n = {len(validation)}; chosen there: {choice['CBCT>CT']}): "
-          f"{kept:.0f} % of its contrast is kept, and elsewhere the slice changes by up to {elsewhere:.0f} % of it. "
+          f"{kept:.0f} % of its contrast is kept, and elsewhere a slice changes by up to {elsewhere:.0f} % of it, on average. "
           "Lesson 04, section 7, counts invented ones.")
 
 # %% [markdown]
-# **What we did.** We split the error into what the tokenizer cannot hold and what the mapper does not know, fine-tuned the
-# decoder with the source at hand, and measured sharpness, error and honesty.
+# **What we did.** We split the error into what the tokenizer cannot hold and what the mapper does not know, trained a
+# decoder that sees the source, and measured sharpness, error and honesty.
 #
 # **What it cannot do.** Where the source does not tell bone from air, no decoder can know; it can only bet. The numbers are of
 # few validation patients, on whom the choice was made.

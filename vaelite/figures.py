@@ -402,11 +402,12 @@ def draw_influence(influences: Mapping[str, Any], token: tuple[int, int], findin
 def draw_training(history: Sequence[Mapping[str, float]], name: str, label: str = "loss [1]") -> Figure:
     """The loss of every recorded step, with its running mean; the KL divergence beside it where there is one.
 
-    label: what the loss is, with its unit.
+    Of a loss with several terms it is the image's, which other networks' can be compared with. label: what it is, with its unit.
     """
     step = np.array([record["step"] for record in history])
-    keys = [key for key in ("loss", "kl_per_latent") if key in history[0]]
-    labels = {"loss": label, "kl_per_latent": "KL divergence [nat per latent]"}
+    loss = "image" if "image" in history[0] else "loss"
+    keys = [key for key in (loss, "kl_per_latent") if key in history[0]]
+    labels = {loss: label, "kl_per_latent": "KL divergence [nat per latent]"}
     figure, axes = new_figure(3.0, 1, len(keys))
     window = max(1, len(step) // 10)
     means = {}
@@ -418,9 +419,9 @@ def draw_training(history: Sequence[Mapping[str, float]], name: str, label: str 
         plain_axes(ax, "step [1]", labels[key])
         ax.set_ylim(bottom=0)
         ax.legend(fontsize=8)
-    last, worst = history[-1], max(history, key=lambda record: record["loss"])
-    headline(figure, f"{name}: loss {means['loss'][0]:.3f} in the first, {means['loss'][-1]:.3f} in the last {window} records, worst "
-                     f"{worst['loss']:.3f} at step {worst['step']:,} of {last['step']:,} ({last['seconds']:.0f} s)")
+    last, worst = history[-1], max(history, key=lambda record: record[loss])
+    headline(figure, f"{name}: loss {means[loss][0]:.3f} in the first, {means[loss][-1]:.3f} in the last {window} records, worst "
+                     f"{worst[loss]:.3f} at step {worst['step']:,} of {last['step']:,} ({last['seconds']:.0f} s)")
     return figure
 
 

@@ -1,4 +1,5 @@
-"""Which part of the method earns its place? The three stages with one thing changed, at equal training time.
+"""Which part of the method earns its place? The three stages with one thing changed (two where it says so), at equal
+training time.
 
     python tests/benchmarks/ablations.py train DATA OUT.json --seconds 60 --seed 0 [--size 64] [--only NAME ...]
     python tests/benchmarks/ablations.py table RESULT.json ...
@@ -36,6 +37,7 @@ from vaelite.runs import open_run
 from vaelite.stages import load_translator, split
 
 SHIPPED = "as shipped"
+BOTH = "both: decoder fine-tuned, mapper finished"
 GIFT, TIMES = "mapper trained 8 times as long, for free", 8
 DECODERS = {SHIPPED: "vaelite", "stage-1 decoder": "mapped", "blend": "blended", "fine-tuned": "finetuned"}
 
@@ -120,10 +122,10 @@ ABLATIONS: dict[str, dict | Callable[[], contextlib.AbstractContextManager]] = {
     "stage 3 does not see the sources": no_sources,
     "stage 3 does not see the latents": no_latents,
     "stage 3 is not told the target": untold_target,
-    "stage 3 of the U-Net's shape, no stem": {"decoder.stem": UNetConfig.stem, "decoder.features": UNetConfig.features},
+    "stage 3 with the U-Net's widths and no stem": {"decoder.stem": UNetConfig.stem, "decoder.features": UNetConfig.features},
     "stage-1 decoder fine-tuned too": {"decoder.fine_tune": True},
     "mapper finished end to end": {"decoder.end_to_end": True},
-    "both": {"decoder.fine_tune": True, "decoder.end_to_end": True},
+    BOTH: {"decoder.fine_tune": True, "decoder.end_to_end": True},
     "4 latent channels (KL-8)": TOKENIZERS["KL-8"],
     "16x, 16 channels (KL-16)": TOKENIZERS["KL-16"],
 }

@@ -16,7 +16,7 @@ from .rows import markdown
 RESULTS = Path(__file__).parents[2] / "tests" / "benchmarks" / "results"
 DECODERS = ("stage-1 decoder", "blend", "fine-tuned")        # of the shipped method, each used everywhere: no change of training
 COLOURS = METHOD_COLOURS | {"pairs": "#332288"}
-NAMES = METHOD_NAMES | {"pairs": "a U-Net a direction", "both": "the last two together"}
+NAMES = METHOD_NAMES | {"pairs": "a U-Net a direction"}
 COLUMNS = {"psnr": ("PSNR [dB]", 1, 2), "ssim": ("SSIM [1]", 1, 3), "mae": ("MAE [% of range]", 100, 2)}    # factor, decimals
 
 

@@ -6,8 +6,8 @@ path in closed form carries most: a blend of the draft, what the latents decode 
 it scales the blend pixel by pixel, so that the noise of the source's air need not be drawn away, and adds to it. It starts
 silent. Its stem folds 2 x 2 pixels into channels: the level at full size, dear and of little use, is gone, and a laptop takes
 more steps. The paper fine-tunes the stage-1 decoder, an option here (`fine_tune`), as is finishing the mapper with it
-(`end_to_end`). With the training time of a laptop both lost more steps than they gained (validation): there the draft is the
-latents' linear decode and the U-Net alone learns. All of it is our choice but the fine-tuning.
+(`end_to_end`). With the training time of a laptop neither gained what its steps cost (Ablations in tests/benchmarks/RESULTS.md):
+there the draft is the latents' linear decode and the U-Net alone learns. All of it is our choice but the fine-tuning.
 """
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .unet import ConditionedUNet, UNetConfig
 class GuidedConfig(UNetConfig):
     """The U-Net of stage 3 and of its control without latents, so that a comparison of the two shows what latents add.
 
-    Our choice, on validation; what the stem is worth: Ablations in tests/benchmarks/RESULTS.md."""
+    Our choice, on validation; what stem and widths are worth together: Ablations in tests/benchmarks/RESULTS.md."""
 
     features: tuple[int, ...] = (32, 32, 64, 64, 128, 32)
     stem: int = 2

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 @dataclass(frozen=True)
 class UNetConfig:
     """Features as MONAI orders them: five levels, each half the size of the one before, and the last of the way up. Our
-    choice, on validation: twice as many are worse at the laptop's training time."""
+    choice: on validation, tried once, twice as many did worse in the laptop's training time."""
 
     features: tuple[int, ...] = (16, 16, 32, 64, 128, 16)
     stem: int = 1                                            # stem x stem pixels are folded into channels before the first level
