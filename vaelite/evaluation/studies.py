@@ -117,7 +117,7 @@ def draw_budget(results: Sequence[dict[str, Any]]) -> Figure:
     budgets = sorted({r["seconds"] for r in results})
     spent = [np.mean([r["budget"] for r in results if r["seconds"] == seconds]) for seconds in budgets]
     for ax, metric in zip(np.ravel(axes), ("psnr", "ssim")):
-        for method in results[0]["scores"]:
+        for method in dict.fromkeys(name for result in results for name in result["scores"]):
             points = sorted((r["seconds"], r["budget"], mean_over(r["scores"][method], metric)) for r in results
                             if method in r["scores"])
             line = [np.mean(of_budget, 0) for seconds in budgets if (of_budget := [p[1:] for p in points if p[0] == seconds])]
