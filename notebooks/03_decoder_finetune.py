@@ -245,7 +245,7 @@ show_source(GuidedDecoder.forward)
 # %%
 translator = finetune_decoder(cfg, cases, run)
 record = run.stages["decoder"]
-draw_training(record["history"], "decoder", "loss of the image [1]")
+draw_training(record["history"], "decoder")
 
 # %%
 finetuned = translator.slices(x_source[:, None], source, target, "finetuned")[:, 0]
@@ -433,7 +433,7 @@ Markdown(errors_table(final))
 # start, the ridge start, the sources that stage 3 sees, or the target it is told?
 
 # %%
-budget_study, ablations = load_study("compare_64px_*.json"), load_study("ablations_64px_*.json")
+budget_study, ablations = load_study("compare_64px_*.json"), load_study("ablations_64px_60s_*.json")
 display(draw_budget(budget_study))
 for what, fused in (("one source", False), ("all sources", True)):
     told = [f"{name} {cost:+.1f}" for name, cost in told_changes(ablations, fused=fused).items()]

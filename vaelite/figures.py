@@ -157,8 +157,10 @@ def draw_modalities(x: Mapping[str, Any], pixel_mm: float, mask: Any = None) -> 
     """One slice in every modality it has. x: {modality: (h, w) in [-1, 1]}; cropped to the mask."""
     box = (slice(None), slice(None)) if mask is None else body_box(mask)
     inside = np.ones_like(next(iter(x.values())), bool) if mask is None else np.asarray(mask)
-    rows = -(-len(x) // 2)                                   # two in a row
-    figure, axes = new_figure(0.7 + 2.3 * rows, rows, min(len(x), 2), NARROW_IN)
+    columns = min(len(x), 2)
+    rows, (h, w) = -(-len(x) // columns), inside[box].shape
+    height_in = 0.6 + rows * (0.55 + NARROW_IN / columns * h / w)    # headline; title, picture and grey bar of each row
+    figure, axes = new_figure(height_in, rows, columns, NARROW_IN)
     for ax in axes.flat[len(x):]:
         ax.set_axis_off()
     for ax, (modality, image) in zip(axes.flat, x.items()):
@@ -399,15 +401,17 @@ def draw_influence(influences: Mapping[str, Any], token: tuple[int, int], findin
 
 
 # ---------------------------------------------------------------------------------------------------------- training
-def draw_training(history: Sequence[Mapping[str, float]], name: str, label: str = "loss [1]") -> Figure:
+def draw_training(history: Sequence[Mapping[str, float]], name: str, label: str = "") -> Figure:
     """The loss of every recorded step, with its running mean; the KL divergence beside it where there is one.
 
-    Of a loss with several terms it is the image's, which other networks' can be compared with. label: what it is, with its unit.
+    Of a loss with several terms it is the image's, which other networks' can be compared with. label: what the loss is, with its
+    unit, where that is something else.
     """
     step = np.array([record["step"] for record in history])
     loss = "image" if "image" in history[0] else "loss"
     keys = [key for key in (loss, "kl_per_latent") if key in history[0]]
-    labels = {loss: label, "kl_per_latent": "KL divergence [nat per latent]"}
+    labels = {"image": "loss of the image [1]", "loss": "loss [1]", "kl_per_latent": "KL divergence [nat per latent]"}
+    labels |= {loss: label} if label else {}
     figure, axes = new_figure(3.0, 1, len(keys))
     window = max(1, len(step) // 10)
     means = {}

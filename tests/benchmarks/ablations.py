@@ -54,33 +54,19 @@ def added_condition(self: Block, x: Tensor, condition: Tensor, grid: tuple[int, 
     return x + self.mlp(self.norm2(x))
 
 
-def blind_forward(self: GuidedDecoder, z: Tensor, linear: Tensor, x: Tensor, given: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    return FORWARD(self, z, linear, torch.full_like(x, -1.0), given, target)
-
-
-def blind_fit(self: GuidedDecoder, draft: Tensor, x: Tensor, *others) -> None:
-    FIT_BLEND(self, draft, torch.full_like(x, -1.0), *others)
-
-
 @contextlib.contextmanager
-def no_sources() -> Iterator[None]:
-    """Stage 3 with air in place of the source slices."""
-    with patch.object(GuidedDecoder, "forward", blind_forward), patch.object(GuidedDecoder, "fit_blend", blind_fit):
-        yield
+def unseen(what: str) -> Iterator[None]:
+    """Stage 3 with air in place of the "sources" or of what the "latents" decode to. Neither saves time: content, not cost."""
+    def air(x: Tensor, name: str) -> Tensor:
+        return torch.full_like(x, -1.0) if name == what else x
 
+    def forward(self: GuidedDecoder, z: Tensor, linear: Tensor, x: Tensor, *task: Tensor) -> tuple[Tensor, Tensor]:
+        return FORWARD(self, z, air(linear, "latents"), air(x, "sources"), *task)
 
-def unread_latents(self: GuidedDecoder, z: Tensor, linear: Tensor, x: Tensor, given: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    return FORWARD(self, z, torch.full_like(linear, -1.0), x, given, target)
+    def fit_blend(self: GuidedDecoder, draft: Tensor, x: Tensor, *others) -> None:
+        FIT_BLEND(self, air(draft, "latents"), air(x, "sources"), *others)
 
-
-def unread_fit(self: GuidedDecoder, draft: Tensor, *others) -> None:
-    FIT_BLEND(self, torch.full_like(draft, -1.0), *others)
-
-
-@contextlib.contextmanager
-def no_latents() -> Iterator[None]:
-    """Stage 3 with air in place of what the latents decode to, which it still pays for: cost and content told apart."""
-    with patch.object(GuidedDecoder, "forward", unread_latents), patch.object(GuidedDecoder, "fit_blend", unread_fit):
+    with patch.object(GuidedDecoder, "forward", forward), patch.object(GuidedDecoder, "fit_blend", fit_blend):
         yield
 
 
@@ -119,8 +105,8 @@ ABLATIONS: dict[str, dict | Callable[[], contextlib.AbstractContextManager]] = {
     "mapper from noise, no ridge start": lambda: patch.object(LatentMapper, "ridge", no_ridge),
     "condition added to tokens, no adaLN-Zero": lambda: patch.object(Block, "forward", added_condition),
     "no depthwise mixing": lambda: patch.object(Block, "forward", no_depthwise),
-    "stage 3 does not see the sources": no_sources,
-    "stage 3 does not see the latents": no_latents,
+    "stage 3 does not see the sources": lambda: unseen("sources"),
+    "stage 3 does not see the latents": lambda: unseen("latents"),
     "stage 3 is not told the target": untold_target,
     "stage 3 with the U-Net's widths and no stem": {"decoder.stem": UNetConfig.stem, "decoder.features": UNetConfig.features},
     "stage-1 decoder fine-tuned too": {"decoder.fine_tune": True},

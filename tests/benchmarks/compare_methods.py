@@ -6,11 +6,12 @@
 
 Seconds are processor seconds (of all threads; on a GPU seconds). Stages 1 and 2 get SHARES of them, stage 3 the rest; every
 network in image space gets as many as the three then took together (closed forms, encoding and validation counted). Same
-training slices, image loss, mirroring and running mean for all; same tasks but for a U-Net a direction, which sees one source. `--paired N`: only the first N training patients have pairs;
-the others train stage 1 alone. `--residual-mm R`: all but the CT of the training and validation patients are shifted by R in
-plane, as a registration leaves them; the test patients are not. `add-pairs` trains a U-Net a direction, with the budget and seed
-of a result that has none, and writes them into it. Judged on the test patients; nothing is chosen on them: the recipe is the
-profile's, SHARES and the decoder of each direction come from validation.
+training slices, image loss, mirroring and running mean for all; same tasks but for a U-Net a direction, which sees one source.
+`--paired N`: only the first N training patients have pairs; the others train stage 1 alone. `--residual-mm R`: all but the CT
+of the training and validation patients are shifted by R in plane, as a registration leaves them; the test patients are not.
+`add-pairs` trains a U-Net a direction, with the budget and seed of a result that has none, and writes them into it. Judged on
+the test patients; nothing is chosen on them: the recipe is the profile's, SHARES and the decoder of each direction come from
+validation.
 """
 from __future__ import annotations
 

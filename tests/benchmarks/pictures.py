@@ -3,7 +3,7 @@
     python tests/benchmarks/pictures.py runs/phantom-laptop data/phantom-laptop
 
 `overview.png`: T1c to CT by every method, on lesson 03's slice of the first validation patient. `lessons.png`: one picture of
-each executed lesson, as it stands there; lesson 03's is drawn anew, from the results in `results/`.
+each executed lesson, as it stands there.
 """
 from __future__ import annotations
 
@@ -20,26 +20,25 @@ from matplotlib.figure import Figure
 from vaelite.data.cases import load_cases
 from vaelite.data.intensity import MODALITIES
 from vaelite.data.slices import load_slices
-from vaelite.evaluation.studies import draw_budget, load_study
 from vaelite.figures import draw_translations
 from vaelite.runs import open_run
 from vaelite.stages import load_translator, split
 
 PICTURES = Path(__file__).parents[2] / "notebooks" / "pictures"
-CHOSEN = [("01_vae", "alone, \"model space\"", "01 · Take a cone-beam CT apart"),                # lesson, code of its cell, title
-          ("02_latent_mapper", "draw_modalities(", "02 · Any of four modalities from any other"),
-          (None, None, "03 · Do the latents earn their cost?"),
-          ("04_eval_dosimetry", "draw_dose_wash(", "04 · Is it good enough for dose?")]
+CHOSEN = {"01_vae": ("alone, \"model space\"", "01 · Take a cone-beam CT apart"),    # code of the lesson's cell, title
+          "02_latent_mapper": ("draw_modalities(", "02 · Any of four modalities from any other"),
+          "03_decoder_finetune": ("draw_budget(", "03 · Do the latents earn their cost?"),
+          "04_eval_dosimetry": ("draw_dose_wash(", "04 · Is it good enough for dose?")}
 
 
 def draw_overview(run: Path, data: Path) -> Figure:
     """T1c -> CT of one validation slice by the closed form, the rivals and the method, with their errors."""
-    case = split(load_cases(data), "validation")[0]
-    translator, slices = load_translator(open_run(run)), load_slices([case], open_run(run).stages["decoder"]["config"]["data.size"])
+    case, translator = split(load_cases(data), "validation")[0], load_translator(open_run(run))
+    slices = load_slices([case], translator.size)
     row = slice(int(0.6 * len(slices)), int(0.6 * len(slices)) + 1)
     x_source, x_target = (slices.x[row, MODALITIES.index(name)].float() for name in ("T1c", "CT"))
     drawn = {method: translator.slices(x_source[:, None], "T1c", "CT", method)[0, 0] for method in ("ridge", "unet", "control", "vaelite")}
-    pixel_mm = case.spacing_mm[2] * max(case.mask().shape[1:]) / slices.x.shape[-1]
+    pixel_mm = case.spacing_mm[2] * max(case.mask().shape[1:]) / translator.size
     return draw_translations("T1c", x_source[0], "CT", x_target[0], drawn, pixel_mm, slices.mask[row][0])
 
 
@@ -54,15 +53,8 @@ def picture_of(run: Path, lesson: str, code: str) -> np.ndarray:
 def draw_lessons(run: Path) -> Figure:
     """Four pictures under their lessons' questions."""
     figure = Figure(figsize=(13.4, 9.8), layout="constrained")
-    for ax, (lesson, code, title) in zip(np.ravel(figure.subplots(2, 2)), CHOSEN):
-        if lesson:
-            picture = picture_of(run, lesson, code)
-        else:
-            buffer = io.BytesIO()
-            draw_budget(load_study("compare_64px_*.json")).savefig(buffer, dpi=150)
-            buffer.seek(0)
-            picture = plt.imread(buffer)
-        ax.imshow(picture, interpolation="lanczos")
+    for ax, (lesson, (code, title)) in zip(np.ravel(figure.subplots(2, 2)), CHOSEN.items()):
+        ax.imshow(picture_of(run, lesson, code), interpolation="lanczos")
         ax.set_title(title, fontsize=16, fontweight="bold", pad=10)
         ax.set_axis_off()
     return figure
@@ -73,8 +65,8 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("data", type=Path)
     options = parser.parse_args()
-    draw_overview(options.run, options.data).savefig(PICTURES / "overview.png", dpi=150)
-    draw_lessons(options.run).savefig(PICTURES / "lessons.png", dpi=100)
+    for name, figure, dpi in (("overview", draw_overview(options.run, options.data), 150), ("lessons", draw_lessons(options.run), 100)):
+        figure.savefig(PICTURES / f"{name}.png", dpi=dpi, pil_kwargs={"optimize": True})
 
 
 if __name__ == "__main__":
