@@ -26,7 +26,7 @@ from vaelite.errors import VaeliteError
 from vaelite.evaluation.images import judge_interval
 from vaelite.evaluation.rows import rows_of
 from vaelite.models.losses import laplace_nll
-from vaelite.profiles import PROFILES, profile
+from vaelite.profiles import PROFILES, TOKENIZERS, profile
 from vaelite.report import report_tables
 from vaelite.runs import open_run
 from vaelite.stages import (
@@ -36,6 +36,7 @@ from vaelite.stages import (
     load_mapper,
     load_translator,
     named,
+    some_of_each,
     train_baseline,
     train_mapper,
     train_vae,
@@ -388,6 +389,44 @@ def test_tasks_of_a_cohort_with_gaps():
     names = named(tasks(have))
     assert "CBCT+CT>T1c" in names and "CT>T2w" in names
     assert not any(name in names for name in ("CBCT>T2w", "CBCT+CT>T2w", "T1c+T2w>CT"))    # no slice has them all
+
+
+def test_a_cohort_with_gaps_is_judged_in_what_it_was_trained_for(tiny_set, tmp_path):
+    data = shutil.copytree(tiny_set, tmp_path / "gaps")
+    manifest = json.loads((data / "dataset.json").read_text())
+    for number, missing in enumerate((("t1c", "t2w"), ("cbct", "t2w"))):             # the training patients'; test has all four
+        for stem in missing:
+            (data / f"tiny_{number:02d}" / f"{stem}.nii.gz").unlink()
+            del manifest["cases"][number]["sha256"][f"{stem}.nii.gz"]
+    (data / "dataset.json").write_text(json.dumps(manifest))
+    cfg, cases, run = profile("smoke", **KNOBS), load_cases(data), open_run(tmp_path / "run")
+    train_vae(cfg, cases, run)
+    train_mapper(cfg, cases, run)
+    assert finetune_decoder(cfg, cases, run).modalities == ("CBCT", "CT", "T1c")
+    report = evaluate(cases, run)
+    judged = {(row["source"], row["target"]) for row in rows_of(report, table="translation", method="vaelite")}
+    assert judged == {("CBCT", "CT"), ("CT", "CBCT"), ("CT", "T1c"), ("T1c", "CT")}
+    assert {row["source"] for row in rows_of(report, table="dose", method="vaelite")} == {"CBCT", "T1c"}
+
+
+def test_the_ridge_of_a_rare_pair_is_fitted_too():
+    have = torch.ones(5_000, 4, dtype=torch.bool)
+    have[:-3, 3] = False                                     # three slices of 5,000 have all four
+    rows = some_of_each(have, 800, torch.Generator().manual_seed(0))
+    assert rows.unique().numel() == len(rows) == 803 and set(rows.tolist()) >= {4_997, 4_998, 4_999}
+
+
+def test_a_blend_is_applied_to_the_draft_it_was_fitted_on(tiny_set, tmp_path):
+    """With a codebook and a decoder to fine-tune: the mapped latents stay as they are, unquantised, wherever they are drawn."""
+    cfg = profile("smoke", **KNOBS | TOKENIZERS["VQ-16"] | {"decoder.fine_tune": True, "decoder_fit.steps": 1,
+                                                           "decoder_fit.learning_rate": 0.0})
+    cases, run = load_cases(tiny_set), open_run(tmp_path / "run")
+    train_vae(cfg, cases, run)
+    train_mapper(cfg, cases, run)
+    translator = finetune_decoder(cfg, cases, run)           # untrained, stage 3 is its blend
+    x = load_slices([case for case in cases if case.split == "test"], 32).x[:, :1]
+    drawn, _ = translator.drawings(x, "CBCT", "CT", ("blended", "finetuned"))
+    assert torch.allclose(drawn["blended"], drawn["finetuned"], atol=1e-3)
 
 
 def test_a_fusion_is_its_own_row_and_order_does_not_matter(finished):

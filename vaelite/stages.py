@@ -92,7 +92,7 @@ def train_mapper(cfg: Config, cases: list[Case], run: Run, on_step: OnStep | Non
     if config.masked and processes() > 1:
         raise VaeliteError("Masked training draws its masks for one process. Leave --devices at 1, or mapper.masked at false.")
     mapper = build_mapper(config).to(device)
-    sample = torch.randperm(len(slices), generator=generator)[:800]
+    sample = some_of_each(slices.have, 800, generator)
     mapper.fit_ridge(latents[:, sample].flatten(0, 1).to(device), slices.have[sample].repeat(2, 1).to(device))
 
     def batch_loss() -> dict[str, Tensor]:
@@ -103,7 +103,7 @@ def train_mapper(cfg: Config, cases: list[Case], run: Run, on_step: OnStep | Non
     resume = resumable("mapper", cfg, cases, run, generator)
     result = fit(mapper, batch_loss, cfg.mapper_fit, on_step or PrintProgress(), "mapper", resume)
     run.save_stage("mapper", mapper.state_dict(), record(cfg, cases, mapper, asdict(config), result, start)
-                   | {"tasks": named(tasks(slices.have))}, needs=("vae",))
+                   | {"tasks": named(tasks(slices.have)), "modalities": present(slices)}, needs=("vae",))
     resume.finish()
     return mapper
 
@@ -141,8 +141,8 @@ def finetune_decoder(cfg: Config, cases: list[Case], run: Run, on_step: OnStep |
     with torch.no_grad():                                    # closed form, before any step
         for rows, given, target in sample_tasks(slices, generator):
             mapped, linear, x, wanted = mapped_task(rows, given, target, torch.zeros_like(rows))
-            draft, mask = vae.decode(mapped) if cfg.decoder.fine_tune else linear, slices.mask[rows].to(device)
-            decoder.fit_blend(draft, x, wanted, mask, given[0].to(device), int(target[0]))
+            mask = slices.mask[rows].to(device)
+            decoder.fit_blend(decoder.draft(mapped, linear), x, wanted, mask, given[0].to(device), int(target[0]))
 
     def batch_loss() -> dict[str, Tensor]:
         rows, given, target, mirror = draw_share(slices, cfg.decoder_fit.batch, generator, cfg.data.fused)
@@ -158,7 +158,7 @@ def finetune_decoder(cfg: Config, cases: list[Case], run: Run, on_step: OnStep |
     choice, errors, widths = choose_decoders(translator, held_out)
     run.save_stage("decoder", decoder.state_dict(), record(
         cfg, cases, decoder, asdict(cfg.decoder), result, start, {"validation_mae_unit": errors})
-        | {"choice": choice, "tasks": names, "widths": widths}, needs=("vae", "mapper"))
+        | {"choice": choice, "tasks": names, "modalities": present(slices), "widths": widths}, needs=("vae", "mapper"))
     resume.finish()
     return load_translator(run, cfg)
 
@@ -323,6 +323,13 @@ def reconstruction_psnr(vae: VAE, slices: SliceSet, batch: int = 32) -> dict[str
     return {name: float(10 * torch.log10(4 * count[m] / squared[m])) for m, name in enumerate(MODALITIES) if count[m] > 0}
 
 
+def some_of_each(have: Tensor, at_most: int, generator: torch.Generator) -> Tensor:
+    """Random rows of have (n, m), at most so many of each set of modalities: a rare pair has its ridge too."""
+    patterns, pattern_of = have.unique(dim=0, return_inverse=True)
+    rows = [(pattern_of == i).nonzero()[:, 0] for i in range(len(patterns))]
+    return torch.cat([of[torch.randperm(len(of), generator=generator)[:at_most]] for of in rows])
+
+
 def sample_tasks(slices: SliceSet, generator: torch.Generator, at_most: int = 32) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """For every task some random slices that can serve it: rows (b,), given (b, m), target (b,)."""
     for number, t in tasks(slices.have):
@@ -470,5 +477,4 @@ def record(cfg: Config, cases: list[Case], model: torch.nn.Module, model_config:
             "processes": processes(), "data": data_fingerprint(cases[0].folder.parent),
             "seconds": seconds, "processor_seconds": used, "steps": result.steps, "bf16": result.bf16,
             "parameters": count_parameters(model),
-            "modalities": [m for m in MODALITIES if any(m in case.modalities for case in cases)],
             "history": result.history[::-every][::-1], "metrics": metrics or {}}

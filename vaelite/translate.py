@@ -113,7 +113,9 @@ class Translator:
         """Stages 1 and 2 alone ("mapped"), or stage 3 before its training: mixed with the sources in closed form ("blended")."""
         if method == "mapped":
             return self.vae.decode(mapped)
-        draft = self.vae.decode(mapped) if self.decoder.decoder else self.vae.linear_decode(mapped)
+        draft = self.vae.linear_decode(mapped)
+        if self.decoder.decoder:
+            draft = draft + self.vae.decoder(mapped)         # as the blend was fitted: before fine-tuning, without a codebook
         return self.decoder.blend(draft, stack, given, to)
 
     def read(self, x: Tensor, sources: tuple[str, ...], target: str) -> tuple[Tensor, Tensor, Tensor]:

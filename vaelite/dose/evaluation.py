@@ -94,7 +94,7 @@ def evaluate_sensitivity(case: Case, config: DoseConfig, run: Run, on_case: OnCa
 def stand_ins(translator: Translator, case: Case) -> Iterator[tuple[str, str, np.ndarray]]:
     """(method, source, CT [HU]) of everything that is asked to replace the CT of this patient, one after the other."""
     ct_hu, body = case.volume("CT"), case.mask()
-    for source in (m for m in case.modalities if m != "CT" and m in translator.modalities):
+    for source in (m for m in case.modalities if (m, "CT") in translator.directions()):
         unit, _ = to_unit(case.volume(source), source, body)
         for method in (m for m in IMAGE_METHODS if m in translator.methods()):
             if method != "copy" or source in HU_MODALITIES:  # an MR is no CT: its grey values are no densities

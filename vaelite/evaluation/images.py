@@ -35,7 +35,7 @@ def evaluate_images(translator: Translator, cases: list[Case], on_case: OnCase =
     """Tables "reconstruction", "translation", "fusion", "uncertainty", "tissue", "shape", "slices", "lesion", "distribution" and
     "comparison" for the given test cases -> report rows.
 
-    Every method predicts every direction whose two volumes a case has; "fusion" does so from all other modalities at once
+    Every method predicts every direction of the run whose two volumes a case has; "fusion" does so from all other modalities at once
     (source "CBCT+T1c+T2w"). Methods: "vaelite" (all three stages) and those baselines of IMAGE_METHODS that the run has; "copy"
     hands the source's [-1, 1] values to the target's scale. A predicted MR is put on the reference's own intensity scale, since
     MR has no unit.
@@ -51,7 +51,7 @@ def evaluate_images(translator: Translator, cases: list[Case], on_case: OnCase =
             decoded = from_unit(translator.reconstruct(unit[target][0]), target, unit[target][1])
             collect(collected, case.name, ("reconstruction", "vaelite", target, target), wanted, decoded, mask)
             crowds["real", target, target][case.name] = slices.texture(unit[target][0])
-            for source in (m for m in reference if m != target):
+            for source in (m for m in reference if (m, target) in translator.directions()):
                 for method in (m for m in IMAGE_METHODS if m in translator.methods()):
                     if method == "vaelite" and f"{source}>{target}" in translator.widths:
                         predicted, half = translator.volume_interval(unit[source][0], source, target)

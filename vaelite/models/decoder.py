@@ -64,12 +64,16 @@ class GuidedDecoder(nn.Module):
         self.register_buffer("log_error", torch.full(kernel.shape[:2], -3.0))    # ln of the blend's mean absolute error
 
     def forward(self, z: Tensor, linear: Tensor, x: Tensor, given: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        draft = linear + self.decoder(z) if self.decoder else linear
+        draft = self.draft(z, linear)
         blend = self.blend(draft, x, given, target)
         images = torch.cat([only(x, given, absent=-1.0), draft, blend], 1)
         gain, detail, scale = self.unet(images, self.guidance(given, target)).chunk(3, dim=1)
         drawn = (1 + gain) * (blend + 1) - 1 + detail        # air is -1
         return drawn, scale + self.log_error[target, subset_number(given)].view(-1, 1, 1, 1)
+
+    def draft(self, z: Tensor, linear: Tensor) -> Tensor:
+        """What the latents decode to: linearly, or with the fine-tuned decoder on top, (b, 1, H, W)."""
+        return linear + self.decoder(z) if self.decoder else linear
 
     def blend(self, draft: Tensor, x: Tensor, given: Tensor, target: Tensor) -> Tensor:
         """The linear path: a 3 x 3 filter of each source slice and of the draft, (b, 1, H, W)."""
