@@ -10,7 +10,7 @@ from ..data.intensity import MODALITIES
 from ..data.slices import SliceSet
 from ..errors import VaeliteError
 from ..figures import DISPLAYS, METHOD_NAMES, draw_convention
-from ..translate import Translator, task_name
+from ..translate import BATCH, Sources, Translator, as_tuple, task_name
 from .metrics import CONVENTIONS, value_range
 from .rows import markdown
 
@@ -53,6 +53,20 @@ def errors_table(errors: dict[str, dict[str, float]]) -> str:
         cells[best] = f"**{cells[best]}**"
         rows.append([name.replace(">", " → "), shown.unit, *cells.values()])
     return markdown(["direction", "unit", *(METHOD_NAMES.get(method, method) for method in methods)], rows)
+
+
+@torch.no_grad()
+def drawn_from_truth(translator: Translator, x: torch.Tensor, source: Sources, wanted: torch.Tensor, target: str) -> torch.Tensor:
+    """What stage 3 draws when handed the target's own latents, as if stage 2 made no error; it sees the sources as ever.
+
+    x: (n, sources, h, w) source slices, wanted: (n, h, w) target slices, in [-1, 1], on the CPU -> (n, h, w).
+    """
+    drawn, device = [], translator.vae.patch_mean.device
+    for part, truth in zip(x.split(BATCH), wanted.split(BATCH)):
+        z = translator.vae.encode(truth[:, None].to(device)).mean
+        task = translator.read(part.to(device).float(), as_tuple(source), target)
+        drawn.append(translator.decoder(z, translator.vae.linear_decode(z), *task)[0][:, 0].clamp(-1, 1).cpu())
+    return torch.cat(drawn)
 
 
 def draw_pair(ct_hu: np.ndarray, made_hu: dict[str, np.ndarray], body: np.ndarray, pixel_mm: float,
