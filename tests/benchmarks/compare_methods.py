@@ -11,7 +11,7 @@ training slices, image loss, mirroring and running mean for all; same tasks but 
 of the training and validation patients are shifted by R in plane, as a registration leaves them; the test patients are not.
 `add-pairs` trains a U-Net a direction, with the budget and seed of a result that has none, and writes them into it. Judged on
 the test patients; nothing is chosen on them: the recipe is the profile's, SHARES and the decoder of each direction come from
-validation.
+validation. To choose a recipe: `--judge validation --set unet_fit.learning_rate=0.004`.
 """
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor, nn
 
+from vaelite.__main__ import knob_and_value
 from vaelite.data.cases import Case, load_cases
 from vaelite.data.intensity import MODALITIES
 from vaelite.data.slices import SliceSet, load_slices
@@ -151,21 +152,23 @@ def train_chain(cases: list[Case], run: Run, seconds: float, paired: int, **knob
     return cfg, few, sum(run.stages[name]["processor_seconds"] for name in ("vae", "mapper", "decoder"))
 
 
-def compare(data: Path, run: Run, size: int, seconds: float, seed: int, paired: int, methods: list[str]) -> dict:
+def compare(data: Path, run: Run, size: int, seconds: float, seed: int, paired: int, methods: list[str],
+            judged: str = "test", **knobs: Any) -> dict:
     """Train and judge the methods; see the module."""
     cases = load_cases(data)
-    cfg, few, budget = train_chain(cases, run, seconds, paired, **{"data.size": size, "seed": seed})
+    cfg, few, budget = train_chain(cases, run, seconds, paired, **{"data.size": size, "seed": seed} | knobs)
     for name in BASELINES:
         if name in methods:
             train_baseline(name, cfg, few, run)
     translator = load_translator(run, cfg)
     if "pairs" in methods:
         translator.baselines["pairs"] = train_pairs(cfg, few, budget)
-    test = load_slices(split(cases, "test"), size)
+    slices = load_slices(split(cases, judged), size)
     return {"data": data.name, "size": size, "seconds": seconds, "budget": budget, "seed": seed,
             "paired": len(split(few, "train")), "shares": SHARES, "threads": torch.get_num_threads(),
-            "date": time.strftime("%Y-%m-%d"), "test_patients": len(test.names),
-            "scores": {method: scores(translator, test, method) for method in methods}}
+            "date": time.strftime("%Y-%m-%d"), f"{judged}_patients": len(slices.names), "set": knobs,
+            "steps": {name: stage["steps"] for name, stage in run.stages.items()},
+            "scores": {method: scores(translator, slices, method) for method in methods}}
 
 
 def add_pairs(data: Path, result: dict) -> dict:
@@ -200,6 +203,8 @@ def main() -> None:
     sub.add_argument("--paired", type=int, default=0, help="training patients with pairs; 0: all")
     sub.add_argument("--residual-mm", type=float, default=0.0, help="misregistration of the training pairs")
     sub.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    sub.add_argument("--judge", default="test", choices=("validation", "test"), help="the patients to judge on")
+    sub.add_argument("--set", nargs="*", default=[], metavar="KNOB=VALUE", help="change single knobs of the profile")
     sub = commands.add_parser("add-pairs")
     sub.add_argument("data", type=Path)
     sub.add_argument("result", type=Path)
@@ -212,8 +217,9 @@ def main() -> None:
             data = options.data
             if options.residual_mm:
                 data = misregistered(data, Path(folder) / data.name, options.residual_mm, options.seed)
-            result = compare(data, open_run(Path(folder) / "run"), options.size, options.seconds, options.seed,
-                             options.paired, options.methods) | {"residual_mm": options.residual_mm}
+            result = compare(data, open_run(Path(folder) / "run"), options.size, options.seconds, options.seed, options.paired,
+                             options.methods, options.judge, **dict(map(knob_and_value, options.set)))
+            result["residual_mm"] = options.residual_mm
         options.out.write_text(json.dumps(result, indent=1) + "\n")
         print(study_table([result]))
     elif options.command == "add-pairs":
