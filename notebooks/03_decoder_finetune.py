@@ -345,11 +345,11 @@ for name, image in (("before, by the stage-1 decoder", tokenizer), ("after, by s
 
 # %% [markdown]
 # **Read.** The grey line is no wall: a latent pixel holds several numbers, so finer waves than its grid's can pass. Power that
-# the tokenizer keeps and mapped has lost is what the mapper did not know: unsure where an edge lies, it averages. And not all
-# that mapped has is true: the edges of its blocks count too, and no patient has them. So fine-tuned may have less power (title)
-# and be nearer to the truth. Above 100 % at the left, whole regions are too bright or too dark: also power, and also wrong.
+# the tokenizer keeps and mapped has lost is what the mapper did not know: unsure where an edge lies, it averages. Nor is all
+# that mapped has true: the edges of its blocks count too. So fine-tuned may have less power (title) and be nearer to the truth.
+# Above 100 % at the left, whole regions are too bright or too dark: also power, and also wrong.
 #
-# The two lines: with the target's own latents, stage 3 shows what a perfect mapper would bring it.
+# The two lines: if stage 3 draws worse from the target's own latents, it has learned to distrust its draft.
 #
 # The spectrum says how sharp a picture is, not whether its detail is true. To see that, cheat.
 #
