@@ -44,8 +44,7 @@ from vaelite.data.cases import load_cases
 from vaelite.data.intensity import MODALITIES
 from vaelite.data.slices import load_slices, thinned
 from vaelite.dose.figures import draw_response
-from vaelite.evaluation.probes import (direction_errors, drawn_from_truth, errors_table, lesion_response, plant_lesions,
-                                       radial_power)
+from vaelite.evaluation.probes import decode_truth, direction_errors, errors_table, lesion_response, plant_lesions, radial_power
 from vaelite.evaluation.rows import markdown
 from vaelite.evaluation.studies import draw_budget, least_cost, load_study, study_table, told_changes
 from vaelite.explore.explorers import explore_fusion, explore_translation
@@ -337,7 +336,7 @@ headline(figure, f"{source} → {target}, fine detail: mapped has {fine_share['m
 figure
 
 # %%
-from_truth = drawn_from_truth(translator, x_source[:, None], source, x_target, target)
+from_truth = decode_truth(translator, x_source[:, None], source, x_target, target)
 for name, image in (("before, by the stage-1 decoder", tokenizer), ("after, by stage 3", from_truth)):
     psnr_db = float(10 * torch.log10(4 / (image - x_target)[mask].square().mean()))
     detail = 100 * (radial_power(image, mask, pixel_mm)[1] / true_power)[fine].mean()

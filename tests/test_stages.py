@@ -24,7 +24,7 @@ from vaelite.dose.evaluation import load_doses, plan_of_case
 from vaelite.dose.tables import sensitivity_curves
 from vaelite.errors import VaeliteError
 from vaelite.evaluation.images import judge_interval
-from vaelite.evaluation.probes import drawn_from_truth
+from vaelite.evaluation.probes import decode_truth
 from vaelite.evaluation.rows import rows_of
 from vaelite.models.losses import laplace_nll
 from vaelite.profiles import PROFILES, TOKENIZERS, profile
@@ -289,7 +289,7 @@ def test_stage_3_draws_better_from_the_target_s_own_latents(finished):
     cases, run = finished
     translator, held_out = load_translator(run), load_slices([case for case in cases if case.split == "validation"], 32)
     wanted = held_out.x[:, 1].float()
-    from_truth = drawn_from_truth(translator, held_out.x[:, 2:3], "T1c", wanted, "CT")
+    from_truth = decode_truth(translator, held_out.x[:, 2:3], "T1c", wanted, "CT")
     from_mapped = translator.slices(held_out.x[:, 2:3], "T1c", "CT", "finetuned")[:, 0]
     assert (from_truth - wanted).abs().mean() < (from_mapped - wanted).abs().mean()
 

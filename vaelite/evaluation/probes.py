@@ -56,7 +56,7 @@ def errors_table(errors: dict[str, dict[str, float]]) -> str:
 
 
 @torch.no_grad()
-def drawn_from_truth(translator: Translator, x: torch.Tensor, source: Sources, wanted: torch.Tensor, target: str) -> torch.Tensor:
+def decode_truth(translator: Translator, x: torch.Tensor, source: Sources, wanted: torch.Tensor, target: str) -> torch.Tensor:
     """What stage 3 draws when handed the target's own latents, as if stage 2 made no error; it sees the sources as ever.
 
     x: (n, sources, h, w) source slices, wanted: (n, h, w) target slices, in [-1, 1], on the CPU -> (n, h, w).
