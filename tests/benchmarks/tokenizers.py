@@ -1,6 +1,6 @@
 """What do a few hundred numbers keep? Every tokenizer of the kit, trained for the same time on the same slices.
 
-    python tests/benchmarks/tokenizers.py DATA [--seconds 60] [--size 64] [--seed 0] [--out RESULT.json]
+    python tests/benchmarks/tokenizers.py DATA [--seconds 60] [--size 64] [--seed 0] [--only NAME ...] [--out RESULT.json]
 
 PSNR [dB] (range 2, one mean squared error a modality), SSIM (2-D) and KID of whole slices in [-1, 1] of the test patients. KID:
 of the drawn slices to the true ones, x 1000, texture features, pairs of one patient left out (0: no difference).
@@ -89,15 +89,16 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="+", default=list(TRIED), choices=list(TRIED), help="of our tokenizers; MONAI's stays")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     cases, results = load_cases(options.data), []
     test, shared = load_slices(split(cases, "test"), options.size), {
         "data.size": options.size, "vae_fit.processor_seconds": options.seconds, "seed": options.seed}
-    for name, changes in TRIED.items():
+    for name in options.only:
         with tempfile.TemporaryDirectory() as folder:
             run = open_run(Path(folder) / "run")
-            vae = train_vae(profile("laptop", **changes | shared), cases, run, lambda *progress: None)
+            vae = train_vae(profile("laptop", **TRIED[name] | shared), cases, run, lambda *progress: None)
             record = run.stages["vae"]
         places = (options.size // vae.config.factor) ** 2
         bits = places * math.log2(vae.config.codebook) if vae.codebook else 32 * places * vae.config.latent_channels
