@@ -12,6 +12,7 @@ from vaelite.evaluation.studies import (
     load_study,
     mean_over,
     study_table,
+    time_to,
     tokenizer_sentence,
     tokenizer_table,
     told_changes,
@@ -54,6 +55,15 @@ def test_the_title_says_who_leads_at_each_time(control, said):
     figure = draw_budget([result(60, 0, vaelite=20.0, control=30.0), result(220, 0, vaelite=20.0, control=control)])
     title = " ".join(figure.get_suptitle().replace("−", "-").split())    # numbers and units are bound by hard spaces
     assert said in title and "-10.0 dB after 61 s" in title
+
+
+def test_the_time_to_a_psnr_lies_on_a_line_over_log_time_and_is_never_extrapolated():
+    """Of directions at 21 and 23 dB after 10 and 1000 s (means of two seeds): 22 dB after 100 s, their geometric mean."""
+    seeds = [result(9, 0, vaelite=19.0, copy=15.0), result(9, 1, vaelite=21.0, copy=15.0),
+             result(999, 0, vaelite=21.0, copy=15.0), result(999, 1, vaelite=23.0, copy=15.0)]
+    assert time_to(seeds, 22)["vaelite"] == pytest.approx(100) and time_to(seeds, 27, fused=True)["vaelite"] == pytest.approx(1000)
+    outside = [time_to(seeds, 20.9)["vaelite"], time_to(seeds, 23.1)["vaelite"], time_to(seeds, 22)["copy"]]
+    assert np.isnan(outside).all()
 
 
 def test_a_folder_without_studies_is_named(tmp_path):

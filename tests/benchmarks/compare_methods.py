@@ -2,7 +2,7 @@
 
     python tests/benchmarks/compare_methods.py train DATA OUT.json --seconds 220 --seed 0 [--size 64] [--paired 8]
     python tests/benchmarks/compare_methods.py add-pairs DATA RESULT.json
-    python tests/benchmarks/compare_methods.py draw FIGURE.png RESULT.json ...
+    python tests/benchmarks/compare_methods.py draw FIGURE.png RESULT.json ... [--reach 26]
 
 Seconds are processor seconds (of all threads; on a GPU seconds). Stages 1 and 2 get SHARES of them, stage 3 the rest; every
 network in image space gets as many as the three then took together (closed forms, encoding and validation counted). Same
@@ -36,7 +36,7 @@ from vaelite.data.cases import Case, load_cases
 from vaelite.data.intensity import MODALITIES
 from vaelite.data.slices import SliceSet, load_slices
 from vaelite.errors import VaeliteError
-from vaelite.evaluation.studies import draw_budget, study_table
+from vaelite.evaluation.studies import draw_budget, study_table, time_to
 from vaelite.models.baselines import BASELINES, UNet
 from vaelite.models.losses import image_loss, ssim_2d
 from vaelite.models.vae import VAE
@@ -211,6 +211,7 @@ def main() -> None:
     sub = commands.add_parser("draw")
     sub.add_argument("figure", type=Path)
     sub.add_argument("results", nargs="+", type=Path)
+    sub.add_argument("--reach", type=float, help="how long each method takes to this PSNR [dB], from one source")
     options = parser.parse_args()
     if options.command == "train":
         with tempfile.TemporaryDirectory() as folder:
@@ -235,6 +236,8 @@ def main() -> None:
         for seconds in sorted({r["seconds"] for r in results}):
             some = [r for r in results if r["seconds"] == seconds]
             print(f"\n{seconds:g} s nominal, n = {len(some)} seeds\n\n{study_table(some)}")
+        if options.reach:
+            print(f"\nprocessor seconds to {options.reach:g} dB (nan: outside the budgets):", time_to(results, options.reach))
 
 
 if __name__ == "__main__":

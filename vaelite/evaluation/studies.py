@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,22 @@ def tokenizer_sentence(study: dict[str, Any]) -> str:
     dead = [f"{of['collapsed_channels']} channels of {of['tokenizer']}" for of in study["tokenizers"] if of["collapsed_channels"]]
     return (f"{best} keeps more in {floats[best]:,} numbers than {other} in {floats[other]:,}: {psnr[best]:.1f} against "
             f"{psnr[other]:.1f} dB. {quietest} says least: {said[quietest]:.0f} bits a slice. Channels collapsed (below 0.01 nat a latent): {', '.join(dead) or 'none'}.")
+
+
+def time_to(results: Sequence[dict[str, Any]], psnr: float, fused: bool = False) -> dict[str, float]:
+    """Training time [processor s] after which each method reaches a PSNR [dB], means over directions (or fusions) and seeds.
+
+    Between two budgets: a straight line over the logarithm of time. NaN: outside the budgets of the results; never extrapolated.
+    """
+    found = {}
+    for method in dict.fromkeys(name for r in results for name in r["scores"]):
+        of_budget: dict[float, list[tuple[float, float]]] = {}
+        for r in (r for r in results if method in r["scores"]):
+            point = math.log(r["budget"]), mean_over(r["scores"][method], "psnr", fused)
+            of_budget.setdefault(r["seconds"], []).append(point)
+        log_times, reached = np.transpose([np.mean(of_budget[seconds], 0) for seconds in sorted(of_budget)])
+        found[method] = float(np.exp(np.interp(psnr, reached, log_times, left=np.nan, right=np.nan)))
+    return found
 
 
 def draw_budget(results: Sequence[dict[str, Any]]) -> Figure:
